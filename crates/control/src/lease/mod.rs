@@ -1,0 +1,1 @@
+//! Leases: both sides' timers as pure state machines.

@@ -1,0 +1,1 @@
+//! The planner: one pure function from what is (state, observations, time) to what should happen next.

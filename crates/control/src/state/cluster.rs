@@ -1,0 +1,98 @@
+//! The root of the replicated state.
+
+use std::collections::BTreeMap;
+
+use outlast_types::{ClusterId, CoordinatorId, JobId, NodeId, Profile, RequestId, WallTime};
+use serde::{Deserialize, Serialize};
+
+use super::{Job, Node, Response};
+
+/// Bounds of the state. Constants of this version, not settings: every coordinator must apply alike.
+pub struct Limits;
+
+impl Limits {
+    /// Attempts of a group that stay in full.
+    pub const ATTEMPTS_KEPT: usize = 50;
+    /// Request ids that are remembered, so that a retry is answered and not repeated.
+    pub const REQUESTS_KEPT: usize = 10_000;
+    /// How long they are remembered at least while there is room (leader's clock).
+    pub const REQUEST_WINDOW_MS: u64 = 24 * 3_600_000;
+    pub const JOBS_MAX: usize = 100_000;
+    pub const NODES_MAX: usize = 10_000;
+    /// Open checkpoints of one job.
+    pub const OPEN_CHECKPOINTS_MAX: usize = 8;
+    /// Retired, aborted and quarantined records that a job keeps for its history.
+    pub const OLD_CHECKPOINTS_KEPT: usize = 50;
+}
+
+/// Fixed when the cluster is made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterConfig {
+    pub cluster_id: ClusterId,
+    pub profile: Profile,
+}
+
+/// One leader's time in office: the log index of its barrier entry, so that incarnations are ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Incarnation {
+    pub index: u64,
+    pub coordinator: CoordinatorId,
+}
+
+/// A coordinator that was ever given an id. Ids are never reused, so removed ones stay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoordinatorRecord {
+    /// `host:port` that others reach it at.
+    pub address: String,
+    pub feature_level: u32,
+    pub added_at: WallTime,
+    pub removed: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterState {
+    /// `None` until `InitCluster` has been applied.
+    pub config: Option<ClusterConfig>,
+    /// Grows with each disaster recovery; part of every attempt's fencing token.
+    pub generation: u64,
+    /// The newest level that every member knows; a command above it is refused.
+    pub feature_level: u32,
+    /// The index of the last entry applied.
+    pub applied: u64,
+    pub incarnation: Option<Incarnation>,
+    pub next_job: u64,
+    pub coordinators: BTreeMap<CoordinatorId, CoordinatorRecord>,
+    pub nodes: BTreeMap<NodeId, Node>,
+    pub jobs: BTreeMap<JobId, Job>,
+    /// Answers to remember, with the time that they were given at.
+    pub requests: BTreeMap<RequestId, (WallTime, u64, Response)>,
+    /// `requests` in the order of their answers: sequence number → id.
+    pub request_order: BTreeMap<u64, RequestId>,
+    pub next_request: u64,
+}
+
+impl ClusterState {
+    /// The state before the first entry.
+    pub fn new() -> Self {
+        Self {
+            config: None,
+            generation: 1,
+            feature_level: super::FORMAT_VERSION,
+            applied: 0,
+            incarnation: None,
+            next_job: 1,
+            coordinators: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            request_order: BTreeMap::new(),
+            next_request: 0,
+        }
+    }
+}
+
+impl Default for ClusterState {
+    fn default() -> Self {
+        Self::new()
+    }
+}

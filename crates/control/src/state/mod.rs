@@ -1,0 +1,25 @@
+//! What the cluster agrees on: [`ClusterState`], changed only by [`ClusterState::apply`] of a [`Command`] in its
+//! [`Envelope`], answered by a [`Response`], told to watchers as [`Event`]s.
+//!
+//! Data first: the modules named after things hold their fields; those under `apply/` one command's handling each.
+
+mod apply;
+mod attempt;
+mod checkpoint;
+mod cluster;
+mod codec;
+mod command;
+mod event;
+mod job;
+mod node;
+
+pub use attempt::{Assignment, AssignmentPhase, Attempt, AttemptPhase, ExitRecord, Outcome, RestoreDecision, Rung};
+pub use checkpoint::{Checkpoint, CheckpointState, Holder, ShardRecord, Tier};
+pub use cluster::{ClusterConfig, ClusterState, CoordinatorRecord, Incarnation, Limits};
+pub use codec::{DecodeError, FORMAT_VERSION, decode_batch, decode_state, encode_batch, encode_state};
+pub use command::{
+    AdoptedWorker, Command, Envelope, Observation, Placed, Refusal, Registration, Response, SealedShard,
+};
+pub use event::Event;
+pub use job::{Bundle, FailureBudget, Group, GroupTotals, Job, JobState};
+pub use node::{Node, NodeCondition, NodeFeatures};
