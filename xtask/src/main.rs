@@ -1,2 +1,99 @@
-//! xtask
-fn main() {}
+//! The project's own commands: `cargo xtask test` and its parts.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+
+const USAGE: &str = "\
+cargo xtask COMMAND
+
+  test            everything that CI runs: format, lints, unit and property tests, clusters of real processes
+  lint            format and lints only
+  unit            the tests of the crates, without clusters
+  cluster [NAME]  clusters of real processes only; NAME picks tests whose name holds it
+  kill [N]        the kill tests N times over (20), stopping at the first failure
+";
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let started = Instant::now();
+    match words.as_slice() {
+        ["test"] => {
+            lint()?;
+            unit()?;
+            cluster(None)?;
+        }
+        ["lint"] => lint()?,
+        ["unit"] => unit()?,
+        ["cluster"] => cluster(None)?,
+        ["cluster", name] => cluster(Some(name))?,
+        ["kill"] => kill(20)?,
+        ["kill", times] => kill(times.parse().context("the number of runs")?)?,
+        _ => {
+            print!("{USAGE}");
+            bail!("unknown command {:?}", words.join(" "));
+        }
+    }
+    println!("\nxtask: {} done in {:.0} s", words.join(" "), started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_path_buf()
+}
+
+/// Runs cargo in the workspace's root and says how long it took.
+fn cargo(what: &str, args: &[&str]) -> Result<()> {
+    println!("\n== {what}: cargo {}", args.join(" "));
+    let started = Instant::now();
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let status = Command::new(cargo).args(args).current_dir(root()).status().context("could not run cargo")?;
+    ensure!(status.success(), "{what} failed ({status}); the lines above say why");
+    println!("== {what}: {:.0} s", started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn has(component: &str) -> bool {
+    Command::new("cargo").args([component, "--version"]).output().is_ok_and(|output| output.status.success())
+}
+
+/// Format and lints. A toolchain without the component is told, not failed: the tests matter more.
+fn lint() -> Result<()> {
+    if has("fmt") {
+        cargo("format", &["fmt", "--all", "--check"])?;
+    } else {
+        println!("== format: skipped, this toolchain has no rustfmt");
+    }
+    if has("clippy") {
+        cargo("lints", &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])
+    } else {
+        println!("== lints: skipped, this toolchain has no clippy");
+        Ok(())
+    }
+}
+
+fn unit() -> Result<()> {
+    // The binary first: the tests of the command line and of clusters run it.
+    cargo("build", &["build", "--quiet", "--package", "outlast"])?;
+    cargo("unit and property tests", &["test", "--quiet", "--workspace", "--exclude", "outlast-tests"])
+}
+
+fn cluster(name: Option<&str>) -> Result<()> {
+    cargo("build", &["build", "--quiet", "--package", "outlast"])?;
+    let mut args = vec!["test", "--package", "outlast-tests", "--"];
+    args.extend(name);
+    // One cluster at a time: each has its own idea of time, and there are two cores.
+    args.extend(["--test-threads", "1"]);
+    cargo("clusters of real processes", &args)
+}
+
+fn kill(times: u32) -> Result<()> {
+    for run in 1..=times {
+        println!("\n== kill tests, run {run} of {times}");
+        cluster(Some("kill"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! One daemon: an `outlast coordinator` or `outlast agent` process.
+
+use std::fs::{self, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::tree::find_processes;
+
+/// A process of the cluster that can be killed, frozen and started again with the same folder and port.
+pub struct Daemon {
+    pub name: String,
+    /// `host:port`
+    pub address: String,
+    pub folder: PathBuf,
+    exe: PathBuf,
+    args: Vec<String>,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+impl Daemon {
+    pub(crate) fn new(name: &str, address: String, root: &Path, exe: &Path, args: Vec<String>) -> Self {
+        let folder = root.join(name);
+        let log = root.join("logs").join(format!("{name}.log"));
+        Self { name: name.to_owned(), address, folder, exe: exe.to_path_buf(), args, log, child: None }
+    }
+
+    /// Starts the process; its output is appended to its log file.
+    ///
+    /// # Errors
+    /// When the program or the log file cannot be opened.
+    pub fn start(&mut self) -> Result<()> {
+        if let Some(parent) = self.log.parent() {
+            fs::create_dir_all(parent).with_context(|| format!("could not make {}", parent.display()))?;
+        }
+        let log = OpenOptions::new().create(true).append(true).open(&self.log);
+        let log = log.with_context(|| format!("could not open {}", self.log.display()))?;
+        let child = Command::new(&self.exe)
+            .args(&self.args)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().context("could not share the log file")?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("could not start {}", self.exe.display()))?;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// Replaces the arguments for the next start.
+    pub fn set_args(&mut self, args: Vec<String>) {
+        self.args = args;
+    }
+
+    pub fn pid(&self) -> Option<i32> {
+        self.child.as_ref().map(|child| child.id() as i32)
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// The exit code, when it has ended by itself.
+    pub fn exit_code(&mut self) -> Option<i32> {
+        self.child.as_mut()?.try_wait().ok().flatten()?.code()
+    }
+
+    /// `kill -9` of this process alone; keepers and workers live on.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // An error means that it had ended already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// `kill -9` of the process, its keepers and its workers: what a power cut does to a node.
+    pub fn kill_tree(&mut self) {
+        // Stopped first, so that nobody can start anything new between the look and the kill.
+        self.signal(Signal::STOP);
+        for found in find_processes(&self.folder) {
+            send(found.pid, Signal::KILL);
+        }
+        self.kill();
+        // Workers whose command line does not name the folder hang on keepers that do; a second look finds none.
+        for found in find_processes(&self.folder) {
+            send(found.pid, Signal::KILL);
+        }
+    }
+
+    /// SIGTERM, SIGSTOP, SIGCONT.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(pid) = self.pid() {
+            send(pid, signal);
+        }
+    }
+
+    /// Keepers, workers and their children that are alive now.
+    pub fn descendants(&self) -> Vec<crate::Found> {
+        let own = self.pid();
+        find_processes(&self.folder).into_iter().filter(|found| Some(found.pid) != own).collect()
+    }
+
+    /// The end of its log, for error messages.
+    pub fn log_tail(&self, lines: usize) -> String {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let all: Vec<&str> = text.lines().collect();
+        all[all.len().saturating_sub(lines)..].join("\n")
+    }
+
+    pub fn log_path(&self) -> &Path {
+        &self.log
+    }
+}
+
+/// Sends a signal to one process; an error means that it is gone.
+pub(crate) fn send(pid: i32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.kill_tree();
+    }
+}

@@ -1,0 +1,5 @@
+//! Coordinator and coordinator: Raft itself.
+
+pub mod v1 {
+    tonic::include_proto!("outlast.raft.v1");
+}

@@ -1,0 +1,80 @@
+//! What a person does wrong, and what the message says.
+
+use std::process::{Command, Output};
+
+use super::harness::{Outlast, exe, shell};
+
+/// Runs a daemon that is expected to refuse to start.
+fn refused(args: &[&str]) -> (i32, String) {
+    let Output { status, stderr, .. } = Command::new(exe()).args(args).output().expect("the binary runs");
+    let message = String::from_utf8_lossy(&stderr).into_owned();
+    (status.code().unwrap_or(-1), message)
+}
+
+#[test]
+fn bad_input_servers_refuse_to_be_open_by_accident() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().to_string_lossy().into_owned();
+    for args in [
+        vec!["coordinator", "--data-dir", &path, "--init", "--listen", "0.0.0.0:0"],
+        vec!["agent", "--data-dir", &path, "--name", "a", "--coordinator", "127.0.0.1:1", "--listen", "0.0.0.0:0"],
+    ] {
+        let (code, message) = refused(&args);
+        assert_ne!(code, 0);
+        assert!(message.contains("--insecure"), "{message}");
+    }
+}
+
+#[test]
+fn bad_input_folders_and_ports_of_others_are_refused_with_their_names() {
+    let outlast = Outlast::start(1, 1);
+    let coordinator = &outlast.cluster.coordinators[0];
+    let folder = coordinator.folder.to_string_lossy().into_owned();
+    let other = tempfile::tempdir().expect("a folder");
+    let other = other.path().to_string_lossy().into_owned();
+
+    let (code, message) = refused(&["coordinator", "--data-dir", &folder, "--listen", "127.0.0.1:0"]);
+    assert_ne!(code, 0);
+    assert!(message.contains("in use") && message.contains(&folder), "{message}");
+
+    let (code, message) = refused(&["coordinator", "--data-dir", &other, "--init", "--listen", &coordinator.address]);
+    assert_ne!(code, 0);
+    assert!(message.contains(&coordinator.address), "{message}");
+
+    let agent = outlast.cluster.agents[0].folder.to_string_lossy().into_owned();
+    let endpoint = &coordinator.address;
+    let (code, message) = refused(&["agent", "--name", "n1", "--data-dir", &agent, "--coordinator", endpoint, "--listen", "127.0.0.1:0"]);
+    assert_ne!(code, 0);
+    assert!(message.contains("in use") && message.contains(&agent), "{message}");
+
+    let third = tempfile::tempdir().expect("a folder");
+    let third = third.path().to_string_lossy().into_owned();
+    let (code, message) =
+        refused(&["agent", "--name", "n1", "--data-dir", &third, "--coordinator", endpoint, "--listen", "127.0.0.1:0"]);
+    assert_ne!(code, 0, "a second agent under a live one's name: {message}");
+    assert!(message.contains("n1"), "{message}");
+    outlast.assert_nothing_left();
+}
+
+#[test]
+fn bad_input_impossible_and_duplicate_jobs_are_explained() {
+    let outlast = Outlast::start(1, 1);
+    let mut greedy = shell("greedy", "true");
+    greedy["resources"] = serde_json::json!({"gpus": 64});
+    let job = outlast.submit(&greedy);
+    super::harness::wait_for("the explanation", || {
+        let explain = outlast.ok(&["job", "explain", &job]);
+        explain.to_lowercase().contains("gpu").then_some(())
+    });
+
+    let file = outlast.cluster.folder().join("greedy.json");
+    let again = outlast.run(&["job", "submit", "-f", &file.to_string_lossy()]);
+    assert_eq!(again.status.code(), Some(4), "a second active job of the name is a conflict");
+    assert!(String::from_utf8_lossy(&again.stderr).contains(&job), "the message names the other job");
+
+    let missing = outlast.run(&["job", "show", "nobody"]);
+    assert_eq!(missing.status.code(), Some(3));
+    outlast.ok(&["job", "cancel", &job, "--yes"]);
+    outlast.wait_job(&job, "the cancel", |job| job.state() == "cancelled");
+    outlast.assert_nothing_left();
+}

@@ -1,0 +1,10 @@
+//! Clusters of real processes, driven through the command line as an operator would.
+
+mod bad_input;
+mod cli;
+mod disk;
+mod exclusive;
+mod harness;
+mod kill;
+mod membership;
+mod pause;

@@ -1,0 +1,10 @@
+//! The rules of the source tree: what a reviewer would otherwise have to remember.
+
+mod layers;
+mod sources;
+
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests lie in the workspace").to_path_buf()
+}
