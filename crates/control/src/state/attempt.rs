@@ -6,10 +6,15 @@
 //!                  │  StopAttempt           │ all ranks exited 0                   │ EndAttempt (planner: salvage over)
 //!                  └────────► Stopping      └────────────────────► Ended ◄─────────┘ or StartAttempt of the successor
 //! ```
+//! Where a checkpoint is still open when all ranks have exited with 0, the attempt goes through *Stopping* (cause
+//! `Completed`) too, so that the last checkpoint of a training run can still be sealed.
+//!
 //! *Stopping* is still current: what was fully received can still be sealed. Assignments outlive their attempt: each is
 //! held until the agent says `Released` or its node is Lost.
 
-use outlast_types::{AttemptId, Cause, CheckpointSeq, ExitStatus, NodeId, RegistrationId, Resources, WallTime};
+use outlast_types::{
+    AttemptId, Cause, CheckpointSeq, ExitStatus, NodeId, RegistrationId, Resources, WallTime,
+};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +87,27 @@ pub struct ExitRecord {
     pub last_lines: Vec<String>,
 }
 
+impl ExitRecord {
+    /// The most bytes of last lines that a record keeps.
+    pub const LAST_LINES_BYTES_MAX: usize = 16 << 10;
+    /// The most last lines that a record keeps.
+    pub const LAST_LINES_MAX: usize = 100;
+
+    /// Cuts what is over the bounds, oldest lines first.
+    pub fn bound(&mut self) {
+        const DETAIL_BYTES_MAX: usize = 4 << 10;
+        let end = self.detail.floor_char_boundary(DETAIL_BYTES_MAX);
+        self.detail.truncate(end);
+        let mut bytes = 0;
+        let fits = |line: &&String| {
+            bytes += line.len();
+            bytes <= Self::LAST_LINES_BYTES_MAX
+        };
+        let kept = self.last_lines.iter().rev().take(Self::LAST_LINES_MAX).take_while(fits).count();
+        self.last_lines.drain(..self.last_lines.len() - kept);
+    }
+}
+
 /// One rank's place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assignment {
@@ -132,6 +158,8 @@ pub struct Attempt {
     pub graceful_stop: bool,
     /// Drain or preemption: the workers were asked for a checkpoint before the stop.
     pub checkpoint_requested: bool,
+    /// A checkpoint with this number or a higher one was opened after that request.
+    pub checkpoint_requested_from: Option<CheckpointSeq>,
 }
 
 impl Attempt {

@@ -5,7 +5,11 @@ use std::collections::BTreeMap;
 use outlast_types::{ClusterId, CoordinatorId, JobId, NodeId, Profile, RequestId, WallTime};
 use serde::{Deserialize, Serialize};
 
+use super::index::Index;
 use super::{Job, Node, Response};
+
+/// Where every cluster starts; independent of the build, or a newer one would replay an old log differently.
+pub(super) const FIRST_FEATURE_LEVEL: u32 = 1;
 
 /// Bounds of the state. Constants of this version, not settings: every coordinator must apply alike.
 pub struct Limits;
@@ -13,6 +17,12 @@ pub struct Limits;
 impl Limits {
     /// Attempts of a group that stay in full.
     pub const ATTEMPTS_KEPT: usize = 50;
+    /// Attempts of a group that keep the last lines of their workers; older ones keep how they ended.
+    pub const LAST_LINES_KEPT: usize = 3;
+    /// Bytes of those lines for one worker.
+    pub const LAST_LINES_BYTES: usize = 16 << 10;
+    /// Registrations of a node that are remembered, so that a late repeat of one cannot replace its successor.
+    pub const REGISTRATIONS_KEPT: usize = 16;
     /// Request ids that are remembered, so that a retry is answered and not repeated.
     pub const REQUESTS_KEPT: usize = 10_000;
     /// How long they are remembered at least while there is room (leader's clock).
@@ -69,6 +79,9 @@ pub struct ClusterState {
     /// `requests` in the order of their answers: sequence number → id.
     pub request_order: BTreeMap<u64, RequestId>,
     pub next_request: u64,
+    /// Derived; see `index.rs`.
+    #[serde(skip)]
+    pub(crate) index: Index,
 }
 
 impl ClusterState {
@@ -77,7 +90,7 @@ impl ClusterState {
         Self {
             config: None,
             generation: 1,
-            feature_level: super::FORMAT_VERSION,
+            feature_level: FIRST_FEATURE_LEVEL,
             applied: 0,
             incarnation: None,
             next_job: 1,
@@ -87,6 +100,7 @@ impl ClusterState {
             requests: BTreeMap::new(),
             request_order: BTreeMap::new(),
             next_request: 0,
+            index: Index::default(),
         }
     }
 }

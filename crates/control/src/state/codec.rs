@@ -27,7 +27,8 @@ pub enum DecodeError {
 
 fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     let mut bytes = vec![FORMAT_VERSION as u8];
-    rmp_serde::encode::write_named(&mut bytes, value).expect("writing into memory cannot fail, and maps have text keys");
+    rmp_serde::encode::write_named(&mut bytes, value)
+        .expect("writing into memory cannot fail, and maps have text keys");
     bytes
 }
 
@@ -57,5 +58,18 @@ pub fn encode_state(state: &ClusterState) -> Vec<u8> {
 /// # Errors
 /// Bytes of a newer version, or damaged ones. Never panics.
 pub fn decode_state(bytes: &[u8]) -> Result<ClusterState, DecodeError> {
+    let mut state: ClusterState = decode(bytes)?;
+    state.index = state.derive_index();
+    Ok(state)
+}
+
+/// A response, for the way from the leader to a follower.
+pub fn encode_response(response: &super::Response) -> Vec<u8> {
+    encode(response)
+}
+
+/// # Errors
+/// Bytes of a newer version, or damaged ones. Never panics.
+pub fn decode_response(bytes: &[u8]) -> Result<super::Response, DecodeError> {
     decode(bytes)
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use outlast_types::{
-    Actor, AttemptId, BootId, Cause, CheckpointSeq, ClusterId, CoordinatorId, Digest, DiskId, Durability, GroupId,
-    JobId, JobSpec, NodeId, NodeResources, Profile, RegistrationId, RequestId, WallTime,
+    Actor, AttemptId, BootId, Cause, CheckpointSeq, ClusterId, CoordinatorId, Digest, DiskId, Durability,
+    GroupId, JobId, JobSpec, NodeId, NodeResources, Profile, RegistrationId, RequestId, WallTime,
 };
 use serde::{Deserialize, Serialize};
 
@@ -66,19 +66,51 @@ pub struct Registration {
 #[serde(rename_all = "snake_case")]
 pub enum Observation {
     /// Rank 0's agent reserved this `host:port`.
-    Rendezvous { attempt: AttemptId, address: String },
-    Started { attempt: AttemptId, rank: u32 },
-    Ready { attempt: AttemptId, rank: u32 },
+    Rendezvous {
+        attempt: AttemptId,
+        address: String,
+    },
+    Started {
+        attempt: AttemptId,
+        rank: u32,
+    },
+    Ready {
+        attempt: AttemptId,
+        rank: u32,
+    },
     /// The worker has the attempt's checkpoint: every byte was verified on the way.
-    Restored { attempt: AttemptId, rank: u32, seq: CheckpointSeq },
+    Restored {
+        attempt: AttemptId,
+        rank: u32,
+        seq: CheckpointSeq,
+    },
     /// Bad or missing bytes at every holder, or no room: the attempt cannot start. `corrupt`: no holder had good bytes.
-    RestoreFailed { attempt: AttemptId, rank: u32, seq: CheckpointSeq, corrupt: bool, reason: String },
-    StartFailed { attempt: AttemptId, rank: u32, reason: String },
-    Exited { attempt: AttemptId, rank: u32, exit: ExitRecord },
+    RestoreFailed {
+        attempt: AttemptId,
+        rank: u32,
+        seq: CheckpointSeq,
+        corrupt: bool,
+        reason: String,
+    },
+    StartFailed {
+        attempt: AttemptId,
+        rank: u32,
+        reason: String,
+    },
+    Exited {
+        attempt: AttemptId,
+        rank: u32,
+        exit: ExitRecord,
+    },
     /// Stopped, and will never start.
-    Released { attempt: AttemptId, rank: u32 },
+    Released {
+        attempt: AttemptId,
+        rank: u32,
+    },
     /// This node now has the bundle.
-    BundleHeld { digest: Digest },
+    BundleHeld {
+        digest: Digest,
+    },
 }
 
 /// One rank's part of a seal.
@@ -94,30 +126,74 @@ pub struct SealedShard {
 #[serde(rename_all = "snake_case")]
 pub enum Command {
     /// The first entry of a new cluster. Records the founder as c1 at `address`.
-    InitCluster { cluster_id: ClusterId, profile: Profile, address: String },
+    InitCluster {
+        cluster_id: ClusterId,
+        profile: Profile,
+        address: String,
+    },
     /// A new leader's (or restarted leader's) first entry. Its index becomes the incarnation.
-    Barrier { coordinator: CoordinatorId },
+    Barrier {
+        coordinator: CoordinatorId,
+    },
     /// Gives an id (the entry's index, so it is never reused) to a coordinator that wants to join. Id c1 is the founder.
-    AddCoordinator { address: String, feature_level: u32 },
-    RemoveCoordinator { coordinator: CoordinatorId },
-    RaiseFeatureLevel { level: u32 },
+    AddCoordinator {
+        address: String,
+        feature_level: u32,
+    },
+    RemoveCoordinator {
+        coordinator: CoordinatorId,
+    },
+    RaiseFeatureLevel {
+        level: u32,
+    },
 
     RegisterNode(Box<Registration>),
     /// Leader only; refused unless `incarnation` is the newest and the registration is the node's current one.
-    NodeLost { node: NodeId, registration: RegistrationId, incarnation: Incarnation },
-    CordonNode { node: NodeId },
-    UncordonNode { node: NodeId },
+    NodeLost {
+        node: NodeId,
+        registration: RegistrationId,
+        incarnation: Incarnation,
+    },
+    CordonNode {
+        node: NodeId,
+    },
+    UncordonNode {
+        node: NodeId,
+    },
     /// Cordon, and move the work away.
-    DrainNode { node: NodeId },
-    LabelNode { node: NodeId, set: BTreeMap<String, String>, remove: Vec<String> },
-    QuarantineNode { node: NodeId, reason: String },
+    DrainNode {
+        node: NodeId,
+    },
+    LabelNode {
+        node: NodeId,
+        set: BTreeMap<String, String>,
+        remove: Vec<String>,
+    },
+    QuarantineNode {
+        node: NodeId,
+        reason: String,
+    },
     /// Observations `first..first+len` of one registration.
-    Observe { node: NodeId, registration: RegistrationId, first: u64, observations: Vec<Observation> },
+    Observe {
+        node: NodeId,
+        registration: RegistrationId,
+        first: u64,
+        observations: Vec<Observation>,
+    },
 
-    SubmitJob { spec: Box<JobSpec>, bundle: Option<Bundle> },
-    CancelJob { job: JobId, reason: Option<String> },
+    SubmitJob {
+        spec: Box<JobSpec>,
+        bundle: Option<Bundle>,
+    },
+    CancelJob {
+        job: JobId,
+        reason: Option<String>,
+    },
     /// Leader only, when the retention time is over.
-    ExpireJob { job: JobId, incarnation: Incarnation },
+    ExpireJob {
+        job: JobId,
+        incarnation: Incarnation,
+    },
 
     /// Leader only. `previous` is the newest attempt number that the planner saw (0: none): a compare-and-set.
     StartAttempt {
@@ -129,16 +205,34 @@ pub enum Command {
         incarnation: Incarnation,
     },
     /// Leader only: the attempt becomes Stopping.
-    StopAttempt { attempt: AttemptId, cause: Cause, graceful: bool, incarnation: Incarnation },
+    StopAttempt {
+        attempt: AttemptId,
+        cause: Cause,
+        graceful: bool,
+        incarnation: Incarnation,
+    },
     /// Leader only: a Stopping attempt becomes Ended (its salvage is over).
-    EndAttempt { attempt: AttemptId, incarnation: Incarnation },
+    EndAttempt {
+        attempt: AttemptId,
+        incarnation: Incarnation,
+    },
     /// Leader only: asks the attempt's workers for a checkpoint now (drain, preemption).
-    RequestCheckpoint { attempt: AttemptId, incarnation: Incarnation },
+    RequestCheckpoint {
+        attempt: AttemptId,
+        incarnation: Incarnation,
+    },
     /// Leader only: the group is given up; the job fails with the reason.
-    GiveUp { group: GroupId, reason: String, incarnation: Incarnation },
+    GiveUp {
+        group: GroupId,
+        reason: String,
+        incarnation: Incarnation,
+    },
 
     /// By an agent for its worker. Idempotent by (attempt, step).
-    OpenCheckpoint { attempt: AttemptId, step: u64 },
+    OpenCheckpoint {
+        attempt: AttemptId,
+        step: u64,
+    },
     /// Leader only. The commit point: fenced by attempt, complete, every holder still that holder.
     SealCheckpoint {
         job: JobId,
@@ -149,10 +243,25 @@ pub enum Command {
         durability: Durability,
         degraded: bool,
     },
-    AbortCheckpoint { job: JobId, seq: CheckpointSeq, reason: String },
-    RetireCheckpoint { job: JobId, seq: CheckpointSeq },
-    QuarantineCheckpoint { job: JobId, seq: CheckpointSeq, reason: String },
-    PinCheckpoint { job: JobId, seq: CheckpointSeq, pinned: bool },
+    AbortCheckpoint {
+        job: JobId,
+        seq: CheckpointSeq,
+        reason: String,
+    },
+    RetireCheckpoint {
+        job: JobId,
+        seq: CheckpointSeq,
+    },
+    QuarantineCheckpoint {
+        job: JobId,
+        seq: CheckpointSeq,
+        reason: String,
+    },
+    PinCheckpoint {
+        job: JobId,
+        seq: CheckpointSeq,
+        pinned: bool,
+    },
 }
 
 /// Why a command changed nothing.

@@ -1,5 +1,7 @@
 //! What happened, in the past tense, for watchers and history.
 
+use std::fmt;
+
 use outlast_types::{AttemptId, Cause, CheckpointSeq, CoordinatorId, ExitStatus, JobId, NodeId};
 use serde::{Deserialize, Serialize};
 
@@ -35,4 +37,154 @@ pub enum Event {
     CheckpointQuarantined { job: JobId, seq: CheckpointSeq, reason: String },
     CheckpointRetired { job: JobId, seq: CheckpointSeq },
     CheckpointPinned { job: JobId, seq: CheckpointSeq, pinned: bool },
+}
+
+impl Event {
+    /// One word, past tense, snake case.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Event::ClusterInitialized => "cluster_initialized",
+            Event::LeaderChanged { .. } => "leader_changed",
+            Event::CoordinatorAdded { .. } => "coordinator_added",
+            Event::CoordinatorRemoved { .. } => "coordinator_removed",
+            Event::NodeRegistered { .. } => "node_registered",
+            Event::NodeLost { .. } => "node_lost",
+            Event::NodeChanged { .. } => "node_changed",
+            Event::JobSubmitted { .. } => "job_submitted",
+            Event::JobChanged { .. } => "job_changed",
+            Event::JobExpired { .. } => "job_expired",
+            Event::AttemptStarted { .. } => "attempt_started",
+            Event::RendezvousReady { .. } => "rendezvous_ready",
+            Event::WorkerStarted { .. } => "worker_started",
+            Event::WorkerReady { .. } => "worker_ready",
+            Event::WorkerRestored { .. } => "worker_restored",
+            Event::WorkerExited { .. } => "worker_exited",
+            Event::WorkerReleased { .. } => "worker_released",
+            Event::AttemptRunning { .. } => "attempt_running",
+            Event::AttemptStopping { .. } => "attempt_stopping",
+            Event::AttemptEnded { .. } => "attempt_ended",
+            Event::CheckpointRequested { .. } => "checkpoint_requested",
+            Event::CheckpointOpened { .. } => "checkpoint_opened",
+            Event::CheckpointSealed { .. } => "checkpoint_sealed",
+            Event::CheckpointAborted { .. } => "checkpoint_aborted",
+            Event::CheckpointQuarantined { .. } => "checkpoint_quarantined",
+            Event::CheckpointRetired { .. } => "checkpoint_retired",
+            Event::CheckpointPinned { .. } => "checkpoint_pinned",
+        }
+    }
+
+    pub fn attempt(&self) -> Option<AttemptId> {
+        match self {
+            Event::AttemptStarted { attempt, .. }
+            | Event::RendezvousReady { attempt, .. }
+            | Event::WorkerStarted { attempt, .. }
+            | Event::WorkerReady { attempt, .. }
+            | Event::WorkerRestored { attempt, .. }
+            | Event::WorkerExited { attempt, .. }
+            | Event::WorkerReleased { attempt, .. }
+            | Event::AttemptRunning { attempt }
+            | Event::AttemptStopping { attempt, .. }
+            | Event::AttemptEnded { attempt, .. }
+            | Event::CheckpointRequested { attempt }
+            | Event::CheckpointOpened { attempt, .. } => Some(*attempt),
+            _ => None,
+        }
+    }
+
+    pub fn job(&self) -> Option<JobId> {
+        match self {
+            Event::JobSubmitted { job }
+            | Event::JobChanged { job, .. }
+            | Event::JobExpired { job }
+            | Event::CheckpointSealed { job, .. }
+            | Event::CheckpointAborted { job, .. }
+            | Event::CheckpointQuarantined { job, .. }
+            | Event::CheckpointRetired { job, .. }
+            | Event::CheckpointPinned { job, .. } => Some(*job),
+            other => other.attempt().map(|attempt| attempt.group.job),
+        }
+    }
+
+    pub fn node(&self) -> Option<&NodeId> {
+        match self {
+            Event::NodeRegistered { node }
+            | Event::NodeLost { node }
+            | Event::NodeChanged { node, .. }
+            | Event::WorkerStarted { node, .. }
+            | Event::WorkerExited { node, .. } => Some(node),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Event {
+    /// One sentence for people.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Event::ClusterInitialized => write!(f, "the cluster was made"),
+            Event::LeaderChanged { coordinator, incarnation } => {
+                write!(f, "{coordinator} leads (incarnation {incarnation})")
+            }
+            Event::CoordinatorAdded { coordinator } => {
+                write!(f, "coordinator {coordinator} was given its id")
+            }
+            Event::CoordinatorRemoved { coordinator } => write!(f, "coordinator {coordinator} was removed"),
+            Event::NodeRegistered { node } => write!(f, "node {node} registered"),
+            Event::NodeLost { node } => write!(f, "node {node} was lost: its lease ran out"),
+            Event::NodeChanged { node, what } => write!(f, "node {node}: {what}"),
+            Event::JobSubmitted { job } => write!(f, "job {job} was submitted"),
+            Event::JobChanged { job, state, reason: None } => write!(f, "job {job} is {}", state.as_str()),
+            Event::JobChanged { job, state, reason: Some(why) } => {
+                write!(f, "job {job} is {}: {why}", state.as_str())
+            }
+            Event::JobExpired { job } => {
+                write!(f, "the record of job {job} was removed: its retention time is over")
+            }
+            Event::AttemptStarted { attempt, restore_from: None, .. } => {
+                write!(f, "attempt {attempt} was placed; it starts from the beginning")
+            }
+            Event::AttemptStarted { attempt, restore_from: Some(seq), .. } => {
+                write!(f, "attempt {attempt} was placed; it starts from {seq}")
+            }
+            Event::RendezvousReady { attempt, address } => write!(f, "attempt {attempt} meets at {address}"),
+            Event::WorkerStarted { attempt, rank, node } => {
+                write!(f, "rank {rank} of {attempt} runs on {node}")
+            }
+            Event::WorkerReady { attempt, rank } => write!(f, "rank {rank} of {attempt} is ready"),
+            Event::WorkerRestored { attempt, rank, seq } => {
+                write!(f, "rank {rank} of {attempt} restored {seq}")
+            }
+            Event::WorkerExited { attempt, rank, node, status } => {
+                write!(f, "rank {rank} of {attempt} on {node} ended: {status}")
+            }
+            Event::WorkerReleased { attempt, rank } => {
+                write!(f, "rank {rank} of {attempt} released its resources")
+            }
+            Event::AttemptRunning { attempt } => write!(f, "all ranks of {attempt} run"),
+            Event::AttemptStopping { attempt, cause } => {
+                write!(f, "attempt {attempt} is being stopped: {cause}")
+            }
+            Event::AttemptEnded { attempt, outcome } => write!(f, "attempt {attempt} ended: {outcome:?}"),
+            Event::CheckpointRequested { attempt } => write!(f, "{attempt} was asked for a checkpoint"),
+            Event::CheckpointOpened { attempt, seq, step } => {
+                write!(f, "checkpoint {seq} of {attempt} was opened at step {step}")
+            }
+            Event::CheckpointSealed { job, seq, step } => {
+                write!(f, "checkpoint {seq} of {job} was sealed at step {step}")
+            }
+            Event::CheckpointAborted { job, seq, reason } => {
+                write!(f, "checkpoint {seq} of {job} was given up: {reason}")
+            }
+            Event::CheckpointQuarantined { job, seq, reason } => {
+                write!(f, "checkpoint {seq} of {job} was quarantined: {reason}")
+            }
+            Event::CheckpointRetired { job, seq } => write!(f, "checkpoint {seq} of {job} was retired"),
+            Event::CheckpointPinned { job, seq, pinned: true } => {
+                write!(f, "checkpoint {seq} of {job} was pinned")
+            }
+            Event::CheckpointPinned { job, seq, pinned: false } => {
+                write!(f, "checkpoint {seq} of {job} was unpinned")
+            }
+        }
+    }
 }

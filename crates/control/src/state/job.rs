@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use outlast_types::{
-    Actor, CheckpointSeq, Digest, GroupId, JobId, JobSpec, NodeId, RequestId, WallTime,
-};
+use outlast_types::{Actor, CheckpointSeq, Digest, GroupId, JobId, JobSpec, NodeId, RequestId, WallTime};
 use serde::{Deserialize, Serialize};
 
 use super::{Attempt, Checkpoint};
@@ -98,6 +96,8 @@ pub struct Job {
     pub submitted_at: WallTime,
     pub finished_at: Option<WallTime>,
     pub state: JobState,
+    /// One of its groups was given up: the others are being stopped, then the job is `Failed`.
+    pub failing: bool,
     /// Why it failed or was cancelled, in one sentence for people.
     pub reason: Option<String>,
     pub bundle: Option<Bundle>,

@@ -5,18 +5,26 @@
 
 mod apply;
 mod attempt;
+mod check;
 mod checkpoint;
 mod cluster;
 mod codec;
 mod command;
 mod event;
+mod index;
 mod job;
 mod node;
+mod query;
 
-pub use attempt::{Assignment, AssignmentPhase, Attempt, AttemptPhase, ExitRecord, Outcome, RestoreDecision, Rung};
+pub use attempt::{
+    Assignment, AssignmentPhase, Attempt, AttemptPhase, ExitRecord, Outcome, RestoreDecision, Rung,
+};
 pub use checkpoint::{Checkpoint, CheckpointState, Holder, ShardRecord, Tier};
 pub use cluster::{ClusterConfig, ClusterState, CoordinatorRecord, Incarnation, Limits};
-pub use codec::{DecodeError, FORMAT_VERSION, decode_batch, decode_state, encode_batch, encode_state};
+pub use codec::{
+    DecodeError, FORMAT_VERSION, decode_batch, decode_response, decode_state, encode_batch, encode_response,
+    encode_state,
+};
 pub use command::{
     AdoptedWorker, Command, Envelope, Observation, Placed, Refusal, Registration, Response, SealedShard,
 };

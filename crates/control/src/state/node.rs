@@ -42,6 +42,12 @@ pub struct Node {
     pub feature_level: u32,
     pub condition: NodeCondition,
     pub registered_at: WallTime,
+    /// The log index of this registration.
+    pub registered_index: u64,
+    /// Earlier registrations, oldest first; bounded. None of them can come back.
+    pub past_registrations: Vec<RegistrationId>,
+    /// Failures before this time are no evidence against the node (an operator has looked at it, or it is new).
+    pub watched_since: WallTime,
     pub lost_at: Option<WallTime>,
     pub cordoned: bool,
     pub draining: bool,
@@ -78,6 +84,9 @@ impl Node {
 
     /// Whether new work may be placed here, as far as the log says.
     pub fn accepts_work(&self) -> bool {
-        self.condition == NodeCondition::Registered && !self.cordoned && !self.draining && self.quarantined.is_none()
+        self.condition == NodeCondition::Registered
+            && !self.cordoned
+            && !self.draining
+            && self.quarantined.is_none()
     }
 }

@@ -1,0 +1,63 @@
+//! `NodeLost`: a lost node's work is over because the log says so.
+
+use outlast_types::{AttemptId, Cause, NodeId, RegistrationId};
+
+use super::{Context, Handled, fenced, not_found};
+use crate::state::{AssignmentPhase, ClusterState, Event, Incarnation, NodeCondition, Response};
+
+impl ClusterState {
+    pub(super) fn node_lost(
+        &mut self,
+        cx: &mut Context<'_>,
+        node: &NodeId,
+        registration: RegistrationId,
+        incarnation: Incarnation,
+    ) -> Handled {
+        self.check_incarnation(incarnation)?;
+        let record = self.nodes.get_mut(node).ok_or_else(|| not_found(format!("node {node}")))?;
+        if record.registration != registration {
+            return Err(fenced(format!("{node} has registered anew since {registration}")));
+        }
+        if record.condition == NodeCondition::Lost {
+            return Ok(Response::Done);
+        }
+        record.condition = NodeCondition::Lost;
+        record.lost_at = Some(cx.at);
+        record.assignments_changed_at = record.assignments_changed_at.max(cx.index);
+        cx.tell(Event::NodeLost { node: node.clone() });
+        for (attempt, rank) in self.held_ranks(node) {
+            let finished = self.let_go(&attempt, rank, AssignmentPhase::Lost);
+            // A rank that had ended well needs its node no more.
+            if !finished {
+                self.begin_stop(cx, &attempt, Cause::NodeLost { node: node.clone() }, false);
+            }
+            self.refile(attempt.group.job);
+        }
+        Ok(Response::Done)
+    }
+
+    pub(super) fn held_ranks(&self, node: &NodeId) -> Vec<(AttemptId, u32)> {
+        self.index.held.get(node).into_iter().flatten().copied().collect()
+    }
+
+    /// Ends the hold of one assignment; says whether its worker had exited with success.
+    pub(super) fn let_go(&mut self, attempt: &AttemptId, rank: u32, phase: AssignmentPhase) -> bool {
+        let Some(assignment) =
+            self.attempt_mut(attempt).and_then(|attempt| attempt.assignments.get_mut(rank as usize))
+        else {
+            return false;
+        };
+        assignment.phase = phase;
+        let finished = assignment.exit.as_ref().is_some_and(|exit| exit.status.is_success());
+        let node = assignment.node.clone();
+        self.index.let_go(&node, *attempt, rank);
+        finished
+    }
+
+    /// What the job holds has changed: it may need no attention any more.
+    pub(super) fn refile(&mut self, job: outlast_types::JobId) {
+        if let Some(job) = self.jobs.get(&job) {
+            self.index.file(job);
+        }
+    }
+}

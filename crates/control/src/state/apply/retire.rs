@@ -1,0 +1,78 @@
+//! `RetireCheckpoint`: the only way in which bytes of a living job may go (invariant 36).
+
+use outlast_types::{CheckpointSeq, Durability, JobId};
+
+use super::{Context, Handled, conflict, not_found};
+use crate::state::{Attempt, Checkpoint, CheckpointState, ClusterState, Event, Group, Refusal, Response};
+
+/// Good checkpoints beyond `keep` that stand in for a proof. Where there is one failure domain nobody reads a
+/// checkpoint back before it is needed, and the disk would fill up waiting for that. This is weaker than the
+/// reference's rule (1.4), which a scrubber will restore.
+const UNPROVEN_SURPLUS: usize = 2;
+
+impl ClusterState {
+    pub(super) fn retire_checkpoint(
+        &mut self,
+        cx: &mut Context<'_>,
+        job: JobId,
+        seq: CheckpointSeq,
+    ) -> Handled {
+        if self.checkpoint_mut(job, seq)?.state == CheckpointState::Retired {
+            return Ok(Response::Done);
+        }
+        self.may_retire(job, seq)?;
+        let checkpoint = self.checkpoint_mut(job, seq)?;
+        checkpoint.state = CheckpointState::Retired;
+        cx.tell(Event::CheckpointRetired { job, seq });
+        self.trim_checkpoints(cx, job);
+        Ok(Response::Done)
+    }
+
+    /// Whether a checkpoint may be retired now; asked by `apply` and, before it proposes, by the planner.
+    ///
+    /// # Errors
+    /// Says what keeps it.
+    pub fn may_retire(&self, job: JobId, seq: CheckpointSeq) -> Result<(), Refusal> {
+        let record = self.jobs.get(&job).ok_or_else(|| not_found(format!("job {job}")))?;
+        let checkpoint = record
+            .checkpoints
+            .get(&seq)
+            .ok_or_else(|| not_found(format!("checkpoint {seq} of job {job}")))?;
+        if !checkpoint.is_sealed() {
+            return Err(conflict(format!("{seq} is not sealed")));
+        }
+        if checkpoint.pinned {
+            return Err(conflict(format!("{seq} is pinned")));
+        }
+        let group = checkpoint.attempt.group.index;
+        let restores = |attempt: &Attempt| attempt.restore.from == Some(seq);
+        if record.group(group).and_then(Group::current).is_some_and(restores) {
+            return Err(conflict(format!("the current attempt restores from {seq}")));
+        }
+        let newer: Vec<&Checkpoint> = record
+            .sealed_of(group)
+            .into_iter()
+            .filter(|other| other.recency() > checkpoint.recency() && !other.degraded && self.is_good(other))
+            .collect();
+        let keep = record.spec.checkpoint.keep.max(1) as usize;
+        if newer.len() < keep {
+            return Err(conflict(format!(
+                "{} good checkpoints are newer than {seq}, {keep} are needed",
+                newer.len()
+            )));
+        }
+        if newer.len() < keep.saturating_add(UNPROVEN_SURPLUS)
+            && !newer.iter().any(|other| self.is_proven(other))
+        {
+            return Err(conflict(format!("no newer checkpoint than {seq} is proven yet")));
+        }
+        Ok(())
+    }
+
+    /// Read back since its seal, or verified by a second receiver that still has it.
+    fn is_proven(&self, checkpoint: &Checkpoint) -> bool {
+        let replicated = checkpoint.durability == Some(Durability::Replicated)
+            && checkpoint.shards.iter().all(|shard| self.live_holders(&shard.holders).count() >= 2);
+        checkpoint.proven || replicated
+    }
+}

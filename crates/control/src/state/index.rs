@@ -1,0 +1,97 @@
+//! What can be derived from the state but is asked too often to be searched for: who holds what on a node, which jobs
+//! still need attention, which names are taken. Never stored: rebuilt when a state is decoded, kept up by `apply`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use outlast_types::{AttemptId, JobId, NodeId, WallTime};
+
+use super::{ClusterState, Job};
+
+/// Derived from `ClusterState::jobs`; a planner pass and a heartbeat cost what is active, not what is remembered.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub(crate) struct Index {
+    /// Held assignments by node.
+    pub(crate) held: BTreeMap<NodeId, BTreeSet<(AttemptId, u32)>>,
+    /// Held assignments of a job, counted.
+    held_count: BTreeMap<JobId, usize>,
+    /// Jobs that are not final, or that still hold something.
+    pub(crate) active: BTreeSet<JobId>,
+    /// Unfinished jobs by name.
+    pub(crate) names: BTreeMap<String, JobId>,
+    /// Finished jobs by the time at which they may leave.
+    pub(crate) expiring: BTreeSet<(WallTime, JobId)>,
+}
+
+impl Index {
+    pub(crate) fn hold(&mut self, node: &NodeId, attempt: AttemptId, rank: u32) {
+        if self.held.entry(node.clone()).or_default().insert((attempt, rank)) {
+            *self.held_count.entry(attempt.group.job).or_default() += 1;
+            self.active.insert(attempt.group.job);
+        }
+    }
+
+    pub(crate) fn let_go(&mut self, node: &NodeId, attempt: AttemptId, rank: u32) {
+        let Some(held) = self.held.get_mut(node) else { return };
+        if !held.remove(&(attempt, rank)) {
+            return;
+        }
+        if held.is_empty() {
+            self.held.remove(node);
+        }
+        let job = attempt.group.job;
+        if let Some(count) = self.held_count.get_mut(&job) {
+            *count -= 1;
+            if *count == 0 {
+                self.held_count.remove(&job);
+            }
+        }
+    }
+
+    pub(crate) fn held_by(&self, job: JobId) -> usize {
+        self.held_count.get(&job).copied().unwrap_or(0)
+    }
+
+    /// Sets what follows from the job's state. Called whenever that, or what the job holds, has changed.
+    pub(crate) fn file(&mut self, job: &Job) {
+        let Some(finished_at) = job.finished_at.filter(|_| job.state.is_final()) else {
+            self.active.insert(job.id);
+            self.names.insert(job.spec.name.clone(), job.id);
+            return;
+        };
+        if self.names.get(&job.spec.name) == Some(&job.id) {
+            self.names.remove(&job.spec.name);
+        }
+        self.expiring.insert((finished_at.plus(job.spec.retention.millis()), job.id));
+        if self.held_by(job.id) == 0 {
+            self.active.remove(&job.id);
+        } else {
+            self.active.insert(job.id);
+        }
+    }
+
+    pub(crate) fn forget(&mut self, job: &Job) {
+        if let Some(finished_at) = job.finished_at {
+            self.expiring.remove(&(finished_at.plus(job.spec.retention.millis()), job.id));
+        }
+        if self.names.get(&job.spec.name) == Some(&job.id) {
+            self.names.remove(&job.spec.name);
+        }
+        self.active.remove(&job.id);
+    }
+}
+
+impl ClusterState {
+    /// The index as the jobs say it must be.
+    pub(crate) fn derive_index(&self) -> Index {
+        let mut index = Index::default();
+        for job in self.jobs.values() {
+            for attempt in job.groups.iter().flat_map(|group| &group.attempts) {
+                for assignment in attempt.assignments.iter().filter(|assignment| assignment.is_held()) {
+                    index.hold(&assignment.node, attempt.id, assignment.rank);
+                }
+            }
+            index.file(job);
+        }
+        index
+    }
+}
