@@ -1,0 +1,156 @@
+//! The SDK against an agent that answers, refuses, hangs, and goes away for a while.
+
+mod fake_agent;
+
+use std::time::{Duration, Instant};
+
+use fake_agent::{FakeAgent, eventually};
+use outlast_proto::status::Failure;
+use outlast_proto::worker::v1::WaitCheckpointResponse;
+use outlast_proto::worker::v1::signal::Kind;
+use outlast_worker::{CallError, METRICS_MAX, ReportError, SaveError, SealOutcome, WaitError, Worker};
+
+const LONG: Duration = Duration::from_secs(25);
+
+fn connected() -> (FakeAgent, Worker) {
+    let agent = FakeAgent::start();
+    let worker = Worker::connect_to(&agent.socket).expect("the agent is there");
+    (agent, worker)
+}
+
+#[test]
+fn a_worker_learns_who_it_is() {
+    let (agent, worker) = connected();
+    assert_eq!((worker.rank(), worker.world_size()), (1, 2));
+    assert_eq!(
+        (worker.job(), worker.job_name(), worker.attempt().to_string()),
+        ("j1", "digits", "j1/0@1.3".into())
+    );
+    assert_eq!((worker.restore_dir(), worker.restore_step()), (None, 0));
+    assert_eq!(worker.checkpoint_dir(), agent.root().join("checkpoints"));
+    worker.ready().expect("taken");
+}
+
+#[test]
+fn a_report_never_waits_and_the_newest_wins() {
+    let (agent, worker) = connected();
+    *agent.script.hold.lock().expect("no panic") = true;
+    worker.report(1, &[("loss", 0.5)]).expect("taken");
+    eventually("the first report is under way", || agent.script.steps() == [1]);
+    let began = Instant::now();
+    for step in 2..=1000 {
+        worker.report(step, &[]).expect("taken");
+    }
+    assert!(began.elapsed() < LONG, "the loop waited for the agent");
+    assert!(!worker.flush(Duration::from_millis(10)), "two reports are still to be answered");
+    *agent.script.hold.lock().expect("no panic") = false;
+    agent.script.release.notify_waiters();
+    assert!(worker.flush(LONG));
+    assert_eq!(agent.script.steps(), [1, 1000]);
+    assert_eq!(worker.wanted().expect("not fenced").delivered_step, Some(1000));
+    assert_eq!(agent.script.reports.lock().expect("no panic")[0].metrics["loss"], 0.5);
+}
+
+#[test]
+fn too_many_metrics_are_refused() {
+    let (_agent, worker) = connected();
+    let err = worker.report(1, &[("m", 1.0); METRICS_MAX + 1]).expect_err("refused");
+    assert_eq!(err, ReportError::TooManyMetrics { count: METRICS_MAX + 1, max: METRICS_MAX });
+}
+
+#[test]
+fn a_due_checkpoint_is_due_until_it_is_saved() {
+    let (agent, worker) = connected();
+    *agent.script.due.lock().expect("no panic") = true;
+    assert!(!worker.report(1, &[]).expect("taken").checkpoint_due);
+    assert!(worker.flush(LONG));
+    assert!(worker.report(2, &[]).expect("taken").checkpoint_due);
+    let err = worker.save(2, &agent.root().join("missing")).expect_err("refused");
+    assert!(
+        matches!(&err, SaveError::Call(CallError::Refused { hint, .. }) if hint == "write it first"),
+        "{err}"
+    );
+    assert!(worker.report(3, &[]).expect("taken").checkpoint_due);
+    let saved = worker.save(3, agent.root()).expect("saved");
+    assert_eq!(
+        (saved.checkpoint.as_str(), saved.size_bytes, saved.root.to_string()),
+        ("ck7", 5, "ab".repeat(32))
+    );
+    assert!(worker.flush(LONG));
+    assert!(!worker.report(4, &[]).expect("taken").checkpoint_due);
+}
+
+#[test]
+fn signals_reach_the_loop() {
+    let (agent, worker) = connected();
+    eventually("the worker listens", || agent.script.signal(Kind::CheckpointNow));
+    eventually("the signal arrived", || worker.wanted().expect("not fenced").checkpoint_due);
+    assert!(agent.script.signal(Kind::Stop));
+    eventually("the signal arrived", || worker.wanted().expect("not fenced").stop);
+}
+
+#[test]
+fn a_restart_of_the_agent_goes_unnoticed() {
+    let (mut agent, worker) = connected();
+    worker.report(1, &[]).expect("taken");
+    assert!(worker.flush(LONG));
+    agent.go_away();
+    for step in 2..=5 {
+        worker.report(step, &[]).expect("an agent that is away is no error");
+    }
+    std::thread::scope(|scope| {
+        let saving = scope.spawn(|| worker.save(5, agent_root(&worker)));
+        // The save is under way without an agent; whether it has begun when the agent returns does not matter.
+        std::thread::sleep(Duration::from_millis(200));
+        agent.come_back();
+        saving.join().expect("no panic").expect("saved once the agent is back");
+    });
+    assert!(worker.flush(LONG));
+    assert_eq!(agent.script.steps().last(), Some(&5));
+    assert_eq!(agent.script.saves.lock().expect("no panic")[0].step, 5);
+    eventually("it says again who it is", || *agent.script.registrations.lock().expect("no panic") >= 2);
+    eventually("it listens again", || agent.script.signal(Kind::Stop));
+    eventually("the signal arrived", || worker.wanted().expect("not fenced").stop);
+}
+
+/// The folder above the one for checkpoints; it exists.
+fn agent_root(worker: &Worker) -> &std::path::Path {
+    worker.checkpoint_dir().parent().expect("it has one")
+}
+
+#[test]
+fn a_fenced_worker_is_told_so_by_every_call() {
+    let (agent, worker) = connected();
+    *agent.script.fenced.lock().expect("no panic") = Some("attempt j1/0@1.4 is current".into());
+    let err = worker.save(1, agent.root()).expect_err("fenced");
+    assert!(err.is_fenced(), "{err}");
+    let err = worker.report(2, &[]).expect_err("fenced");
+    assert_eq!(err, ReportError::Fenced { reason: "attempt j1/0@1.4 is current".into() });
+    assert!(worker.ready().expect_err("fenced").is_fenced());
+    assert!(Worker::connect_to(&agent.socket).expect_err("fenced").is_fenced());
+}
+
+#[test]
+fn fencing_is_learnt_from_a_report() {
+    let (agent, worker) = connected();
+    *agent.script.fenced.lock().expect("no panic") = Some("stopped".into());
+    worker.report(1, &[]).expect("not known yet");
+    eventually("the answer came", || worker.wanted().is_err());
+    assert!(worker.report(2, &[]).expect_err("fenced").is_fenced());
+}
+
+#[test]
+fn waiting_for_a_seal_ends_in_each_way() {
+    let (agent, worker) = connected();
+    let say = |answer| agent.script.seals.lock().expect("no panic").push_back(answer);
+    say(Err(
+        Failure::Unavailable { reason: "no leader".into(), hint: String::new(), retry_after_ms: 1 }.into()
+    ));
+    say(Ok(WaitCheckpointResponse { sealed: true, reason: String::new() }));
+    assert_eq!(worker.wait_sealed("ck7", LONG).expect("known"), SealOutcome::Sealed);
+    say(Ok(WaitCheckpointResponse { sealed: false, reason: "rank 0 was lost".into() }));
+    let given_up = SealOutcome::GivenUp { reason: "rank 0 was lost".into() };
+    assert_eq!(worker.wait_sealed("ck8", LONG).expect("known"), given_up);
+    let err = worker.wait_sealed("ck9", Duration::from_millis(100)).expect_err("never answered");
+    assert!(matches!(err, WaitError::TimedOut { .. }), "{err}");
+}
