@@ -96,7 +96,10 @@ impl ExitRecord {
     /// Cuts what is over the bounds, oldest lines first.
     pub fn bound(&mut self) {
         const DETAIL_BYTES_MAX: usize = 4 << 10;
-        let end = self.detail.floor_char_boundary(DETAIL_BYTES_MAX);
+        let mut end = self.detail.len().min(DETAIL_BYTES_MAX);
+        while !self.detail.is_char_boundary(end) {
+            end -= 1;
+        }
         self.detail.truncate(end);
         let mut bytes = 0;
         let fits = |line: &&String| {

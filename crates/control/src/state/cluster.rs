@@ -19,8 +19,6 @@ impl Limits {
     pub const ATTEMPTS_KEPT: usize = 50;
     /// Attempts of a group that keep the last lines of their workers; older ones keep how they ended.
     pub const LAST_LINES_KEPT: usize = 3;
-    /// Bytes of those lines for one worker.
-    pub const LAST_LINES_BYTES: usize = 16 << 10;
     /// Registrations of a node that are remembered, so that a late repeat of one cannot replace its successor.
     pub const REGISTRATIONS_KEPT: usize = 16;
     /// Request ids that are remembered, so that a retry is answered and not repeated.

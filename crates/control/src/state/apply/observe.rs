@@ -5,7 +5,7 @@ use outlast_types::{AttemptId, Cause, CheckpointSeq, Digest, JobKind, NodeId, Re
 use super::{Context, Handled, REASON_BYTES_MAX, bounded, conflict, invalid};
 use crate::state::{
     Assignment, AssignmentPhase, Attempt, AttemptPhase, CheckpointState, ClusterState, Event, ExitRecord,
-    JobState, Limits, Observation, Outcome, Response,
+    JobState, Observation, Outcome, Response,
 };
 
 /// A node name and a port, or an address in full.
@@ -198,7 +198,9 @@ impl ClusterState {
         let service = self.jobs.get(&id.group.job).is_some_and(|job| job.spec.kind == JobKind::Service);
         let Some(seat) = self.seat_mut(id, rank).filter(|seat| seat.exit.is_none()) else { return };
         seat.phase = AssignmentPhase::Exited;
-        seat.exit = Some(bounded_exit(exit));
+        let mut record = exit.clone();
+        record.bound();
+        seat.exit = Some(record);
         // A worker that ended has started, whether or not the agent came to say so.
         seat.started_at = seat.started_at.or(Some(cx.at));
         let status = exit.status;
@@ -253,24 +255,5 @@ impl ClusterState {
         self.let_go(id, rank, AssignmentPhase::Released);
         self.refile(id.group.job);
         cx.tell(Event::WorkerReleased { attempt: *id, rank });
-    }
-}
-
-/// Keeps the newest of the last lines that fit the bound.
-fn bounded_exit(exit: &ExitRecord) -> ExitRecord {
-    let mut room = Limits::LAST_LINES_BYTES;
-    let mut lines: Vec<String> = Vec::new();
-    for line in exit.last_lines.iter().rev() {
-        // An empty line costs something too, or a million of them would fit.
-        let Some(left) = room.checked_sub(line.len() + 1) else { break };
-        room = left;
-        lines.push(line.clone());
-    }
-    lines.reverse();
-    ExitRecord {
-        status: exit.status,
-        at: exit.at,
-        detail: bounded(&exit.detail, REASON_BYTES_MAX),
-        last_lines: lines,
     }
 }
