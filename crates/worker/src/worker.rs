@@ -20,8 +20,8 @@ use crate::wishes::Report;
 
 /// Names the agent's socket; unset where nobody supervises.
 pub const SOCKET_VARIABLE: &str = "OUTLAST_SOCKET";
-/// More named numbers a step than this belong into a file.
-pub const METRICS_MAX: usize = 256;
+/// As many as the agent takes, so that a heartbeat stays small; more named numbers a step belong into a file.
+pub const METRICS_MAX: usize = 64;
 
 /// Answered from the agent's memory.
 const QUICK_MAX: Duration = Duration::from_secs(5);
@@ -154,7 +154,8 @@ impl Worker {
 
     /// Tells the step that is done and its numbers, and what the supervisor is known to want. Never waits: the update
     /// goes out in the background, a newer one takes the place of one that still waits, and its answer is read at the
-    /// next call. While the agent is away, reports are dropped; that is no error.
+    /// next call. While the agent is away, reports are dropped; that is no error. The agent leaves out numbers that are
+    /// not finite, and names of more than 128 bytes.
     pub fn report(&self, step: u64, metrics: &[(&str, f64)]) -> Result<Report, ReportError> {
         if metrics.len() > METRICS_MAX {
             return Err(ReportError::TooManyMetrics { count: metrics.len(), max: METRICS_MAX });

@@ -15,6 +15,8 @@ use crate::trainer::Trainer;
 const SAVE_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// A seal takes a second or two; a job that has its result does not wait for a cluster without a leader for ever.
 const SEAL_MAX: Duration = Duration::from_secs(60);
+/// A report is answered from the agent's memory.
+const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
 /// The worker's side towards its agent.
 #[derive(Debug)]
@@ -24,11 +26,13 @@ pub(crate) struct Supervision {
     /// The newest step that is known to be in a checkpoint, and that checkpoint's name where it is not yet known to be
     /// sealed.
     saved: Option<(u64, Option<String>)>,
+    /// The newest report: step, loss, accuracy.
+    told: Option<(u64, f64, f64)>,
 }
 
 impl Supervision {
     pub(crate) fn new(worker: Option<Worker>) -> Self {
-        Self { worker, not_before: None, saved: None }
+        Self { worker, not_before: None, saved: None, told: None }
     }
 
     /// The training as it was left, or from the beginning.
@@ -44,8 +48,9 @@ impl Supervision {
     }
 
     /// Tells the step and learns what is wanted.
-    pub(crate) fn report(&self, step: u64, loss: f64, accuracy: f64) -> Result<Wish, RunError> {
+    pub(crate) fn report(&mut self, step: u64, loss: f64, accuracy: f64) -> Result<Wish, RunError> {
         let Some(worker) = &self.worker else { return Ok(Wish::default()) };
+        self.told = Some((step, loss, accuracy));
         let wanted = worker.report(step, &[("loss", loss), ("accuracy", accuracy)])?;
         let may_save = self.not_before.is_none_or(|time| Instant::now() >= time);
         Ok(Wish { checkpoint: wanted.checkpoint_due && may_save, stop: wanted.stop })
@@ -87,13 +92,16 @@ impl Supervision {
             Err(WaitError::Call(call)) if call.is_fenced() => return Err(WaitError::Call(call).into()),
             Err(err) => eprintln!("digits: {:#}", anyhow::Error::new(err)),
         }
-        worker.flush(Duration::from_secs(1));
         Ok(())
     }
 
-    /// Whether another attempt took over; asked before anything is claimed in this attempt's name.
+    /// Asks the agent once more whether this attempt is the current one, before anything is claimed in its name. An agent
+    /// that is away does not answer, and stops no job.
     pub(crate) fn check_current(&self) -> Result<(), ReportError> {
-        self.worker.as_ref().map_or(Ok(()), |worker| worker.wanted().map(|_| ()))
+        let (Some(worker), Some((step, loss, accuracy))) = (&self.worker, self.told) else { return Ok(()) };
+        worker.report(step, &[("loss", loss), ("accuracy", accuracy)])?;
+        worker.flush(FAREWELL_MAX);
+        worker.wanted().map(|_| ())
     }
 }
 
