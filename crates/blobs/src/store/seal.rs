@@ -1,0 +1,81 @@
+//! The seal beside the bytes: from it, a cluster whose coordinators are all gone can be rebuilt from its agents.
+
+use std::fs;
+use std::io;
+
+use outlast_types::Digest;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{ReadError, ShardKey, ShardStore, with_suffix};
+use crate::files;
+
+/// Bumped when an old reader could not make sense of a new note.
+const SEAL_VERSION: u32 = 1;
+
+/// What the log said when it sealed a shard's checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealNote {
+    /// The root that was sealed for this rank.
+    pub root: Digest,
+    /// The checkpoint's record as the coordinators gave it.
+    pub record: Value,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SealFile {
+    version: u32,
+    key: ShardKey,
+    root: Digest,
+    record: Value,
+}
+
+impl SealNote {
+    /// From the coordinators' JSON text.
+    ///
+    /// # Errors
+    /// When it is not JSON.
+    pub fn new(root: Digest, json: &str) -> Result<Self, serde_json::Error> {
+        Ok(Self { root, record: serde_json::from_str(json)? })
+    }
+}
+
+impl ShardStore {
+    /// Writes the seal beside the shard, durably. Again: replaced by the newer text.
+    ///
+    /// # Errors
+    /// `Missing` where there is no such shard, `Transient` where the disk refuses.
+    pub fn mark_sealed(&self, key: &ShardKey, seal: &SealNote) -> Result<(), ReadError> {
+        let transient = |source: io::Error| ReadError::Transient { source };
+        let file =
+            SealFile { version: SEAL_VERSION, key: *key, root: seal.root, record: seal.record.clone() };
+        let bytes = serde_json::to_vec(&file).map_err(|err| transient(err.into()))?;
+        let path = with_suffix(&self.data_path(key, seal.root), "seal");
+        let _layout = self.inner.layout.lock();
+        if !self.inner.index.lock().contains_key(&(*key, seal.root)) {
+            return Err(ReadError::Missing);
+        }
+        files::write_durable(&self.inner.root.join("tmp"), &path, &bytes).map_err(transient)?;
+        if let Some(meta) = self.inner.index.lock().get_mut(&(*key, seal.root)) {
+            meta.sealed = true;
+        }
+        Ok(())
+    }
+
+    /// The seal of a shard.
+    ///
+    /// # Errors
+    /// `Missing` where it is not sealed, `Corrupt` where the note is damaged (the bytes may be good all the same).
+    pub fn seal_of(&self, key: &ShardKey, root: Digest) -> Result<SealNote, ReadError> {
+        let path = with_suffix(&self.data_path(key, root), "seal");
+        let bytes = fs::read(path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => ReadError::Missing,
+            _ => ReadError::Transient { source },
+        })?;
+        let file: SealFile = serde_json::from_slice(&bytes).map_err(|_| ReadError::Corrupt { extent: 0 })?;
+        if file.version > SEAL_VERSION || (file.key, file.root) != (*key, root) {
+            return Err(ReadError::Corrupt { extent: 0 });
+        }
+        Ok(SealNote { root, record: file.record })
+    }
+}

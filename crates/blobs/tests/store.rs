@@ -1,0 +1,263 @@
+//! The shard store on a real disk: round trips, restarts, damage, a full disk.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use outlast_blobs::{OpenError, ReadError, SealNote, ShardKey, ShardMeta, ShardStore, WriteError};
+use outlast_types::{CheckpointSeq, Digest, JobId};
+
+const EXTENT: u64 = 4096;
+
+fn store(root: &Path) -> ShardStore {
+    ShardStore::open_with_extents(root, EXTENT).expect("a store")
+}
+
+fn key(seq: u64, rank: u32) -> ShardKey {
+    let attempt = "j7/0@1.3".parse().expect("valid");
+    ShardKey { job: JobId(7), attempt, seq: CheckpointSeq(seq), rank }
+}
+
+fn content(len: usize) -> Vec<u8> {
+    (0..len as u64).map(|n| (n.wrapping_mul(2_654_435_761) >> 7) as u8).collect()
+}
+
+fn put(store: &ShardStore, key: &ShardKey, bytes: &[u8]) -> ShardMeta {
+    let mut writer = store.begin(Some(bytes.len() as u64)).expect("begun");
+    writer.write_all(bytes).expect("written");
+    writer.finish(key).expect("finished")
+}
+
+fn get(store: &ShardStore, key: &ShardKey, root: Digest) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut reader = store.open_shard(key, root).map_err(io::Error::other)?;
+    reader.read_to_end(&mut bytes).map(|_| bytes)
+}
+
+fn data_path(root: &Path, meta: &ShardMeta) -> PathBuf {
+    let folder = root.join("blobs").join(meta.key.attempt.file_name()).join(meta.key.seq.to_string());
+    folder.join(format!("{}-{}", meta.key.rank, meta.root))
+}
+
+#[test]
+fn shards_of_every_size_come_back_as_they_were() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = store(dir.path());
+    let extent = EXTENT as usize;
+    for (seq, len) in
+        [0, 1, 1023, 1024, extent - 1, extent, extent + 1, 3 * extent, 5 * extent + 7].into_iter().enumerate()
+    {
+        let (key, bytes) = (key(seq as u64, 0), content(len));
+        let meta = put(&store, &key, &bytes);
+        assert_eq!(meta.root.to_string(), root_of(&bytes), "{len} bytes");
+        assert_eq!((meta.size_bytes, meta.extents.len()), (len as u64, len.div_ceil(extent)));
+        assert_eq!(get(&store, &key, meta.root).expect("read"), bytes);
+        store.verify(&key, meta.root).expect("sound");
+        assert_eq!(store.find(JobId(7), key.seq, 0), Some(meta));
+    }
+    assert_eq!(fs::read_dir(dir.path().join("tmp")).expect("tmp").count(), 0);
+}
+
+fn root_of(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex().to_string()
+}
+
+#[test]
+fn an_extent_at_a_time_is_the_same_as_a_stream() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = store(dir.path());
+    let bytes = content(10_000);
+    let meta = put(&store, &key(1, 0), &bytes);
+    let mut reader = store.open_shard(&meta.key, meta.root).expect("open");
+    let mut again = Vec::new();
+    while let Some(extent) = reader.next_extent().expect("sound") {
+        again.extend_from_slice(extent);
+    }
+    assert_eq!(again, bytes);
+    assert_eq!((reader.size_bytes(), reader.extent_bytes()), (10_000, EXTENT));
+}
+
+#[test]
+fn a_restart_finds_whole_shards_and_their_seals_and_forgets_the_rest() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let first = store(dir.path());
+    let disk = first.disk_id();
+    let sealed = put(&first, &key(1, 0), &content(9_000));
+    let plain = put(&first, &key(2, 1), &content(100));
+    let torn = put(&first, &key(3, 0), &content(9_000));
+    let note = SealNote::new(sealed.root, r#"{"step": 40}"#).expect("JSON");
+    first.mark_sealed(&sealed.key, &note).expect("sealed");
+    assert!(matches!(first.mark_sealed(&key(9, 9), &note), Err(ReadError::Missing)));
+    let mut unfinished = first.begin(None).expect("begun");
+    unfinished.write_all(&content(5_000)).expect("written");
+    unfinished.flush().expect("flushed");
+    std::mem::forget(unfinished);
+    let busy = ShardStore::open(dir.path());
+    assert!(matches!(busy, Err(OpenError::InUse { .. })), "one store a folder");
+    drop(first);
+    fs::File::options()
+        .write(true)
+        .open(data_path(dir.path(), &torn))
+        .expect("open")
+        .set_len(8_999)
+        .expect("cut");
+    fs::create_dir_all(dir.path().join("blobs/not-ours/x")).expect("a stranger");
+
+    // The forgotten writer above still holds the old store's lock; a copy of the folder stands for the restarted machine.
+    let copy = tempfile::tempdir().expect("a folder");
+    let status =
+        std::process::Command::new("cp").arg("-a").arg(dir.path().join(".")).arg(copy.path()).status();
+    assert!(status.expect("cp").success());
+    let second = store(copy.path());
+    assert_eq!(second.disk_id(), disk);
+    let listed = second.list();
+    assert_eq!(listed, [ShardMeta { sealed: true, ..sealed.clone() }, plain]);
+    assert_eq!(second.seal_of(&sealed.key, sealed.root).expect("a seal"), note);
+    assert!(matches!(second.open_shard(&torn.key, torn.root), Err(ReadError::Corrupt { .. })));
+    assert!(data_path(copy.path(), &torn).exists(), "what is not understood is kept");
+    assert_eq!(fs::read_dir(copy.path().join("tmp")).expect("tmp").count(), 0);
+}
+
+#[test]
+fn no_flipped_bit_is_ever_handed_out() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = store(dir.path());
+    let bytes = content(5 * EXTENT as usize + 100);
+    let meta = put(&store, &key(1, 0), &bytes);
+    let data = data_path(dir.path(), &meta);
+    let hashes = PathBuf::from(format!("{}.ext", data.display()));
+    let mut random = 0x9e37_79b9_7f4a_7c15u64;
+    let mut seen = 0;
+    for round in 0..300 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let path = if round % 3 == 0 { &hashes } else { &data };
+        let sound = fs::read(path).expect("bytes");
+        let mut flipped = sound.clone();
+        let bit = (random >> 20) as usize % (sound.len() * 8);
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        fs::write(path, &flipped).expect("damaged");
+        match get(&store, &meta.key, meta.root) {
+            Ok(read) => {
+                assert!(path == &hashes && read == bytes, "only hashes can be made again from the bytes")
+            }
+            Err(err) => {
+                assert_eq!(path, &data, "{err}");
+                let inner = err.get_ref().and_then(|inner| inner.downcast_ref::<ReadError>());
+                let extent = (bit / 8) as u64 / EXTENT;
+                assert!(
+                    matches!(inner, Some(ReadError::Corrupt { extent: found }) if *found == extent),
+                    "{err}"
+                );
+                seen += 1;
+            }
+        }
+        fs::write(path, &sound).expect("mended");
+    }
+    assert_eq!(seen, 200);
+    store.verify(&meta.key, meta.root).expect("sound again");
+}
+
+#[test]
+fn bytes_before_a_bad_extent_are_good_and_nothing_of_it_is_given() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = store(dir.path());
+    let bytes = content(4 * EXTENT as usize);
+    let meta = put(&store, &key(1, 0), &bytes);
+    let mut damaged = bytes.clone();
+    damaged[2 * EXTENT as usize + 4000] ^= 1;
+    fs::write(data_path(dir.path(), &meta), damaged).expect("damaged");
+    let mut read = Vec::new();
+    let err =
+        store.open_shard(&meta.key, meta.root).expect("open").read_to_end(&mut read).expect_err("must fail");
+    assert_eq!((err.kind(), read.as_slice()), (io::ErrorKind::InvalidData, &bytes[..2 * EXTENT as usize]));
+    assert!(matches!(store.verify(&meta.key, meta.root), Err(ReadError::Corrupt { extent: 2 })));
+    let other = store.open_shard(&meta.key, Digest([1; 32]));
+    assert!(matches!(other, Err(ReadError::Missing)));
+}
+
+#[test]
+fn removal_is_exact_and_can_be_repeated() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = store(dir.path());
+    let (first, second) = (put(&store, &key(1, 0), b"one"), put(&store, &key(1, 0), b"two"));
+    assert_ne!(first.root, second.root);
+    assert!(store.remove(&first.key, first.root).expect("removed"));
+    assert!(!store.remove(&first.key, first.root).expect("harmless"));
+    assert_eq!(store.list(), std::slice::from_ref(&second));
+    assert_eq!(get(&store, &second.key, second.root).expect("read"), b"two");
+    assert!(store.remove(&second.key, second.root).expect("removed"));
+    assert_eq!(fs::read_dir(dir.path().join("blobs")).expect("blobs").count(), 0);
+}
+
+#[test]
+fn a_key_that_contradicts_itself_is_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let writer = store(dir.path()).begin(None).expect("begun");
+    let wrong = ShardKey { job: JobId(8), ..key(1, 0) };
+    assert!(matches!(writer.finish(&wrong), Err(WriteError::Key { .. })));
+    assert_eq!(fs::read_dir(dir.path().join("tmp")).expect("tmp").count(), 0);
+}
+
+#[test]
+fn a_damaged_disk_id_is_not_replaced_silently() {
+    let dir = tempfile::tempdir().expect("a folder");
+    drop(store(dir.path()));
+    fs::write(dir.path().join("disk-id"), [0xff, 0xfe]).expect("damaged");
+    let err = ShardStore::open(dir.path()).err().expect("must fail");
+    assert!(matches!(&err, OpenError::DiskId { .. }) && err.to_string().contains("disk-id"), "{err}");
+}
+
+/// A small disk of its own, where this process may mount one.
+struct SmallDisk {
+    at: tempfile::TempDir,
+}
+
+impl SmallDisk {
+    fn mount(size_bytes: u64) -> Option<Self> {
+        let at = tempfile::tempdir().expect("a folder");
+        let options = std::ffi::CString::new(format!("size={size_bytes}")).expect("no NUL");
+        match rustix::mount::mount(
+            "tmpfs",
+            at.path(),
+            "tmpfs",
+            rustix::mount::MountFlags::empty(),
+            Some(options.as_c_str()),
+        ) {
+            Ok(()) => Some(Self { at }),
+            Err(err) => {
+                eprintln!("skipped: no small disk could be mounted here ({err}); root is needed");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(self.at.path(), rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn a_full_disk_is_known_before_the_first_byte_and_survived_in_the_middle() {
+    let Some(disk) = SmallDisk::mount(1 << 20) else { return };
+    let store = store(disk.at.path());
+    let kept = put(&store, &key(1, 0), &content(300_000));
+    let free = store.free_bytes().expect("asked");
+    assert!(free < 1 << 20);
+
+    let told = store.begin(Some(2 << 20)).err().expect("must fail");
+    assert!(
+        matches!(told, WriteError::Full { wanted_bytes, free_bytes } if wanted_bytes == 2 << 20 && free_bytes == free),
+        "{told}"
+    );
+
+    let mut writer = store.begin(None).expect("without a hint nobody knows");
+    let written = writer.write_all(&content(3 << 20)).and_then(|()| writer.flush());
+    assert_eq!(written.expect_err("must fail").kind(), io::ErrorKind::StorageFull);
+    assert!(matches!(writer.finish(&key(2, 0)), Err(WriteError::Failed)));
+
+    assert_eq!(store.free_bytes().expect("asked"), free, "nothing is left of what failed");
+    store.verify(&kept.key, kept.root).expect("what was there is untouched");
+    put(&store, &key(2, 0), &content(300_000));
+}
