@@ -10,7 +10,7 @@
 mod bundle;
 mod extent;
 mod files;
-mod manifest;
+pub mod manifest;
 mod outboard;
 pub mod pack;
 mod store;

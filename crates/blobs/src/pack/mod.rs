@@ -20,10 +20,17 @@ pub struct PackLimits {
     pub entries: u64,
 }
 
+impl PackLimits {
+    /// A job's bundle. 100,000 entries is far more than a source tree and far less than a data set.
+    pub const BUNDLE: Self = Self { total_bytes: 256 << 20, entry_bytes: 256 << 20, entries: 100_000 };
+    /// One rank's checkpoint as a folder: bounded by the disk long before this.
+    pub const CHECKPOINT: Self = Self { total_bytes: 16 << 40, entry_bytes: 16 << 40, entries: 1_000_000 };
+}
+
 impl Default for PackLimits {
-    /// The limits of a job's bundle: 256 MiB; 100,000 entries is far more than a source tree and far less than a data set.
+    /// Those of a bundle.
     fn default() -> Self {
-        Self { total_bytes: 256 << 20, entry_bytes: 256 << 20, entries: 100_000 }
+        Self::BUNDLE
     }
 }
 
