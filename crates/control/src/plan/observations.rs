@@ -1,0 +1,201 @@
+//! The leader's soft memory: what it was told and when it first saw something. Lost with the leader; a new one is told
+//! again, or starts its waits anew.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use outlast_types::{AttemptId, BootTime, CheckpointSeq, Digest, GroupId, JobId, Millis, NodeId};
+
+use super::Now;
+use crate::state::{AttemptPhase, CheckpointState, ClusterState, Group, Holder, Job};
+
+/// Intervals between steps that are remembered: long enough to have seen an evaluation or a save among them.
+const INTERVALS_KEPT: usize = 32;
+
+/// One rank's steps, as reported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub step: u64,
+    pub at: BootTime,
+    /// Times between the newest steps, newest last.
+    intervals: VecDeque<Millis>,
+}
+
+impl Progress {
+    /// The longest recent time between two steps; `None` before the second one.
+    pub fn longest_ms(&self) -> Option<Millis> {
+        self.intervals.iter().copied().max()
+    }
+}
+
+/// What was received of one rank's shard.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Receipt {
+    pub root: Option<Digest>,
+    pub size_bytes: u64,
+    pub holders: BTreeSet<Holder>,
+    /// The worker has handed the bytes over; the agent is still writing.
+    pub staged: bool,
+}
+
+/// Ranks of one checkpoint, with the first time at which each had at least one holder.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub(super) struct Gathered {
+    pub(super) ranks: BTreeMap<u32, Receipt>,
+    pub(super) complete_since: Option<BootTime>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observations {
+    pub leader_since: BootTime,
+    /// Nodes that get nothing new (from the lease table).
+    pub suspects: BTreeSet<NodeId>,
+    pub(super) progress: BTreeMap<(AttemptId, u32), Progress>,
+    pub(super) gathered: BTreeMap<(JobId, CheckpointSeq), Gathered>,
+    /// When an attempt was first seen Running, Stopping, with a checkpoint requested; a checkpoint Open; a group with
+    /// its newest sealed checkpoint out of reach.
+    pub(super) running_since: BTreeMap<AttemptId, BootTime>,
+    pub(super) stopping_since: BTreeMap<AttemptId, BootTime>,
+    pub(super) requested_since: BTreeMap<AttemptId, BootTime>,
+    pub(super) open_since: BTreeMap<(JobId, CheckpointSeq), BootTime>,
+    pub(super) unreachable_since: BTreeMap<(GroupId, CheckpointSeq), BootTime>,
+}
+
+impl Observations {
+    pub fn new(leader_since: BootTime) -> Self {
+        Self {
+            leader_since,
+            suspects: BTreeSet::new(),
+            progress: BTreeMap::new(),
+            gathered: BTreeMap::new(),
+            running_since: BTreeMap::new(),
+            stopping_since: BTreeMap::new(),
+            requested_since: BTreeMap::new(),
+            open_since: BTreeMap::new(),
+            unreachable_since: BTreeMap::new(),
+        }
+    }
+
+    /// A worker reported a step. Only a higher one is progress.
+    pub fn note_step(&mut self, attempt: AttemptId, rank: u32, step: u64, at: BootTime) {
+        let Some(progress) = self.progress.get_mut(&(attempt, rank)) else {
+            self.progress.insert((attempt, rank), Progress { step, at, intervals: VecDeque::new() });
+            return;
+        };
+        if step <= progress.step {
+            return;
+        }
+        progress.intervals.push_back(at.since(progress.at));
+        if progress.intervals.len() > INTERVALS_KEPT {
+            progress.intervals.pop_front();
+        }
+        progress.step = step;
+        progress.at = progress.at.max(at);
+    }
+
+    pub fn progress(&self, attempt: AttemptId, rank: u32) -> Option<&Progress> {
+        self.progress.get(&(attempt, rank))
+    }
+
+    /// A holder has a rank's shard, durable and verified. Bytes with another root replace the older ones: the worker's
+    /// agent has written the shard anew.
+    pub fn note_receipt(
+        &mut self,
+        (job, seq): (JobId, CheckpointSeq),
+        rank: u32,
+        root: Digest,
+        size_bytes: u64,
+        holders: impl IntoIterator<Item = Holder>,
+    ) {
+        let receipt = self.gathered.entry((job, seq)).or_default().ranks.entry(rank).or_default();
+        if receipt.root != Some(root) {
+            *receipt =
+                Receipt { root: Some(root), size_bytes, holders: BTreeSet::new(), staged: receipt.staged };
+        }
+        receipt.holders.extend(holders);
+    }
+
+    pub fn note_staged(&mut self, job: JobId, seq: CheckpointSeq, rank: u32) {
+        self.gathered.entry((job, seq)).or_default().ranks.entry(rank).or_default().staged = true;
+    }
+
+    pub fn receipt(&self, job: JobId, seq: CheckpointSeq, rank: u32) -> Option<&Receipt> {
+        self.gathered.get(&(job, seq))?.ranks.get(&rank)
+    }
+
+    /// A node's holders are gone (lost, or a new disk): what it received counts no more.
+    pub fn forget_node(&mut self, node: &NodeId) {
+        for receipt in self.gathered.values_mut().flat_map(|gathered| gathered.ranks.values_mut()) {
+            receipt.holders.retain(|holder| holder.node != *node);
+        }
+    }
+
+    /// Notes what is new in the state and forgets what is over. Memory is bounded by the active jobs.
+    pub fn follow(&mut self, state: &ClusterState, now: Now) {
+        let phase = |id: &AttemptId| state.attempt(id).map(|attempt| attempt.phase);
+        let stopping = |id: &AttemptId| phase(id) == Some(AttemptPhase::Stopping);
+        let running = |id: &AttemptId| phase(id) == Some(AttemptPhase::Running);
+        self.progress.retain(|(id, _), _| state.is_current(id));
+        self.running_since.retain(|id, _| running(id));
+        self.stopping_since.retain(|id, _| stopping(id));
+        self.requested_since.retain(|id, _| state.is_current(id));
+        let open = |(job, seq): &(JobId, CheckpointSeq)| {
+            let checkpoint = state.jobs.get(job).and_then(|job| job.checkpoints.get(seq));
+            checkpoint.is_some_and(|checkpoint| checkpoint.state == CheckpointState::Open)
+        };
+        self.gathered.retain(|key, _| open(key));
+        self.open_since.retain(|key, _| open(key));
+        self.unreachable_since.retain(|(group, seq), _| {
+            let checkpoint = state.jobs.get(&group.job).and_then(|job| job.checkpoints.get(seq));
+            checkpoint.is_some_and(|checkpoint| checkpoint.is_sealed() && !state.is_good(checkpoint))
+        });
+        for job in state.active_jobs() {
+            for group in &job.groups {
+                self.follow_group(state, job, group, now.boot);
+            }
+            self.follow_checkpoints(state, job, now.boot);
+        }
+    }
+
+    fn follow_group(&mut self, state: &ClusterState, job: &Job, group: &Group, now: BootTime) {
+        let current = group.current();
+        if let Some(attempt) = current {
+            let since = match attempt.phase {
+                AttemptPhase::Running => Some(&mut self.running_since),
+                AttemptPhase::Stopping => Some(&mut self.stopping_since),
+                AttemptPhase::Starting | AttemptPhase::Ended => None,
+            };
+            if let Some(since) = since {
+                since.entry(attempt.id).or_insert(now);
+            }
+            if attempt.checkpoint_requested {
+                self.requested_since.entry(attempt.id).or_insert(now);
+            }
+        }
+        let runs = current.is_some_and(|attempt| attempt.phase != AttemptPhase::Stopping);
+        if group.done || runs || job.is_ending() {
+            return;
+        }
+        for checkpoint in
+            job.sealed_of(group.id.index).into_iter().take_while(|newest| !state.is_good(newest))
+        {
+            self.unreachable_since.entry((group.id, checkpoint.seq)).or_insert(now);
+        }
+    }
+
+    fn follow_checkpoints(&mut self, state: &ClusterState, job: &Job, now: BootTime) {
+        for checkpoint in
+            job.checkpoints.values().filter(|checkpoint| checkpoint.state == CheckpointState::Open)
+        {
+            let key = (job.id, checkpoint.seq);
+            self.open_since.entry(key).or_insert(now);
+            let Some(gathered) = self.gathered.get_mut(&key) else { continue };
+            let held = |rank| {
+                let receipt: Option<&Receipt> = gathered.ranks.get(&rank);
+                receipt
+                    .is_some_and(|receipt| receipt.holders.iter().any(|holder| state.is_live_holder(holder)))
+            };
+            let complete = (0..checkpoint.world_size).all(held);
+            gathered.complete_since = complete.then(|| gathered.complete_since.unwrap_or(now));
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! The recovery ladder (design section 5): restart in place, move the failed rank, place anew, give up. One decision a
+//! group a pass; whatever cannot be done now is waited for, with the reason.
+
+use std::collections::BTreeMap;
+
+use outlast_types::{AttemptId, Cause, Millis, NodeId};
+
+use super::placement::Wanted;
+use super::restore::{self, Restore};
+use super::{AGAIN_MS, Pass, STARTS_MAX, seals};
+use crate::state::{
+    Assignment, AssignmentPhase, Attempt, AttemptPhase, Command, Group, Job, Outcome, Placed, Rung,
+};
+
+/// How long a Stopping attempt is kept for what is nearly sealed (`salvage_wait` of the checkpoint protocol).
+const SALVAGE_MS: Millis = 1_000;
+/// How long ranks that stay wait for their predecessor's release on a live node before other nodes are chosen: a
+/// kill takes milliseconds, a process in an uninterruptible read takes as long as its disk.
+const RELEASE_WAIT_MS: Millis = 30_000;
+/// Infrastructure failures without progress after which a person has to look: at the back-off's cap this is most of
+/// an hour.
+const INFRASTRUCTURE_FAILURES_MAX: u32 = 50;
+
+/// A Stopping attempt: salvage first, then its successor, or its end where none may follow.
+pub(super) fn stopping(pass: &mut Pass<'_>, job: &Job, group: &Group, attempt: &Attempt) {
+    let for_ms = stopping_for(pass, &attempt.id);
+    if for_ms < SALVAGE_MS && seals::salvage_is_pending(pass, job, attempt) {
+        pass.plan.check_in(SALVAGE_MS - for_ms);
+        return pass.plan.wait(group.id, "what is nearly saved is being sealed first");
+    }
+    if attempt.cause == Some(Cause::Completed) {
+        return end(pass, &attempt.id);
+    }
+    if job.is_ending() || group.done {
+        let patience = job.spec.recovery.stop_grace.millis().saturating_add(RELEASE_WAIT_MS);
+        if end_if_idle(pass, attempt, patience) {
+            return;
+        }
+        return pass.plan.wait(group.id, "its workers are being stopped");
+    }
+    start(pass, job, group);
+}
+
+fn stopping_for(pass: &Pass<'_>, attempt: &AttemptId) -> Millis {
+    pass.seen.stopping_since.get(attempt).map_or(0, |since| pass.now.boot.since(*since))
+}
+
+fn end(pass: &mut Pass<'_>, attempt: &AttemptId) {
+    pass.plan.push(Command::EndAttempt { attempt: *attempt, incarnation: pass.incarnation }, None);
+}
+
+/// Ends a Stopping attempt that holds nothing any more, or that has been waited for long enough.
+fn end_if_idle(pass: &mut Pass<'_>, attempt: &Attempt, patience: Millis) -> bool {
+    if attempt.phase != AttemptPhase::Stopping {
+        return false;
+    }
+    let for_ms = stopping_for(pass, &attempt.id);
+    let idle = !attempt.assignments.iter().any(Assignment::is_held);
+    if idle || for_ms >= patience {
+        end(pass, &attempt.id);
+        return true;
+    }
+    pass.plan.check_in(patience - for_ms);
+    false
+}
+
+/// The group's next attempt: its first, or the successor of a Stopping or ended one.
+pub(super) fn start(pass: &mut Pass<'_>, job: &Job, group: &Group) {
+    if let Some(reason) = give_up_reason(job, group) {
+        let command =
+            Command::GiveUp { group: group.id, reason: reason.clone(), incarnation: pass.incarnation };
+        return pass.plan.push(command, Some(reason));
+    }
+    match try_start(pass, job, group) {
+        Ok(command) => {
+            let cause = group.newest().and_then(|previous| previous.cause.as_ref()).map(Cause::to_string);
+            pass.starts += 1;
+            pass.plan.push(command, cause);
+        }
+        Err(why) => {
+            pass.plan.wait(group.id, why);
+            if let Some(previous) = group.newest() {
+                end_if_idle(pass, previous, RELEASE_WAIT_MS);
+            }
+        }
+    }
+}
+
+/// `max_user_failures: 3` means that the fourth failure in a row fails the job.
+fn give_up_reason(job: &Job, group: &Group) -> Option<String> {
+    let user = group.user_failures.since_progress;
+    let infrastructure = group.infrastructure_failures.since_progress;
+    let last =
+        group.newest().and_then(|attempt| attempt.cause.as_ref()).map_or_else(String::new, Cause::to_string);
+    if user > job.spec.recovery.max_user_failures {
+        return Some(format!(
+            "{user} failures of the program without a new checkpoint in between; the last: {last}"
+        ));
+    }
+    (infrastructure > INFRASTRUCTURE_FAILURES_MAX).then(|| {
+        format!(
+            "{infrastructure} infrastructure failures without a new checkpoint in between; the last: {last}"
+        )
+    })
+}
+
+fn try_start(pass: &mut Pass<'_>, job: &Job, group: &Group) -> Result<Command, String> {
+    if let Some(until) = group.not_before.filter(|until| *until > pass.now.wall) {
+        let left_ms = until.since(pass.now.wall);
+        pass.plan.check_in(left_ms);
+        let failures = group.user_failures.since_progress.max(group.infrastructure_failures.since_progress);
+        return Err(format!("it failed {failures} times in a row: the next try is at {until}"));
+    }
+    if job.spec.exclusive
+        && let Some((attempt, seat)) = held_anywhere(group)
+    {
+        return Err(format!(
+            "exclusive: rank {} of {} is not released on {} yet",
+            seat.rank, attempt.id, seat.node
+        ));
+    }
+    let restore = match restore::decide(pass, job, group) {
+        Restore::From(decision) => decision,
+        Restore::Wait(why) => return Err(why),
+    };
+    if pass.starts >= STARTS_MAX {
+        pass.plan.check_in(AGAIN_MS);
+        return Err("others are being started first".to_owned());
+    }
+    let (rung, placed) = match group.newest() {
+        None => (Rung::First, pass.ledger.place(&anew(job, group, BTreeMap::new()))?),
+        Some(previous) => place_again(pass, job, group, previous)?,
+    };
+    let previous = group.next_number.saturating_sub(1);
+    let incarnation = pass.incarnation;
+    Ok(Command::StartAttempt { group: group.id, previous, rung, placed, restore, incarnation })
+}
+
+fn held_anywhere(group: &Group) -> Option<(&Attempt, &Assignment)> {
+    let mut seats =
+        group.attempts.iter().flat_map(|attempt| attempt.assignments.iter().map(move |seat| (attempt, seat)));
+    seats.find(|(_, seat)| seat.is_held())
+}
+
+fn anew<'j>(job: &'j Job, group: &'j Group, avoid: BTreeMap<u32, NodeId>) -> Wanted<'j> {
+    Wanted { job, group, stay: BTreeMap::new(), avoid }
+}
+
+/// Rungs 1 to 3.
+fn place_again(
+    pass: &mut Pass<'_>,
+    job: &Job,
+    group: &Group,
+    previous: &Attempt,
+) -> Result<(Rung, Vec<Placed>), String> {
+    let mut stay = BTreeMap::new();
+    let mut avoid = BTreeMap::new();
+    let patient =
+        stopping_for(pass, &previous.id) < RELEASE_WAIT_MS && previous.phase == AttemptPhase::Stopping;
+    for seat in &previous.assignments {
+        let stuck = seat.is_held() && !patient;
+        if must_move(pass, job, group, previous, seat) || stuck {
+            avoid.insert(seat.rank, seat.node.clone());
+            continue;
+        }
+        if seat.is_held() {
+            let left_ms = RELEASE_WAIT_MS.saturating_sub(stopping_for(pass, &previous.id));
+            pass.plan.check_in(left_ms);
+            return Err(format!(
+                "rank {} of {} is not released on {} yet",
+                seat.rank, previous.id, seat.node
+            ));
+        }
+        stay.insert(seat.rank, seat.node.clone());
+    }
+    if !stay.is_empty() || previous.assignments.len() == 1 {
+        let rung = if avoid.is_empty() { Rung::InPlace } else { Rung::RankMoved };
+        let wanted = Wanted { job, group, stay, avoid: avoid.clone() };
+        if let Ok(placed) = pass.ledger.place(&wanted) {
+            return Ok((rung, placed));
+        }
+    }
+    Ok((Rung::Replaced, pass.ledger.place(&anew(job, group, avoid))?))
+}
+
+/// Whether a rank cannot, or should not, go back to where it was. A Suspect node is waited for: it is heard again, or
+/// Lost, within half a lease.
+fn must_move(pass: &Pass<'_>, job: &Job, group: &Group, previous: &Attempt, seat: &Assignment) -> bool {
+    let suspect = pass.seen.suspects.contains(&seat.node) && seat.is_held();
+    let usable = pass.ledger.is_usable(&seat.node) && pass.ledger.suits(&job.spec, &seat.node);
+    if seat.phase == AssignmentPhase::Lost || (!usable && !suspect) {
+        return true;
+    }
+    let culprit = culprit(previous);
+    if culprit.as_ref() != Some(&(seat.rank, seat.node.clone())) {
+        return false;
+    }
+    let broken_gpu = matches!(previous.cause, Some(Cause::GpuError { .. }));
+    let before = group.attempts.iter().rev().nth(1).filter(|before| before.outcome == Some(Outcome::Failed));
+    broken_gpu || before.is_some_and(|before| self::culprit(before) == culprit)
+}
+
+/// The rank that an attempt failed at, and where it was.
+fn culprit(attempt: &Attempt) -> Option<(u32, NodeId)> {
+    let rank = attempt.cause.as_ref()?.rank()?;
+    Some((rank, attempt.assignment(rank)?.node.clone()))
+}
