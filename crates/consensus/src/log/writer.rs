@@ -1,0 +1,192 @@
+//! The thread that owns the disk. All writes go through it in order, so a vote is durable before the entries of its term.
+//!
+//! ```text
+//! drain the queue ──► one group ──► stage ──► sync (if anybody waits for durability) ──► high-water mark ──► answer, in order
+//!                                      └────────────── any error or panic: the process ends
+//! ```
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use openraft::storage::LogFlushed;
+use tokio::sync::oneshot;
+
+use crate::disk::{DiskOp, Meter, RaftDisk};
+use crate::fatal::{FatalHook, chain};
+use crate::hwm::{self, HighMark, HighWater};
+use crate::types::TypeConfig;
+
+/// openraft waits for each vote, append and truncation; only the bookkeeping between them adds to the queue.
+const QUEUE_JOBS: usize = 1_024;
+const GROUP_JOBS_MAX: usize = 256;
+
+pub(crate) enum Done {
+    Flushed(LogFlushed<TypeConfig>),
+    Waiter(oneshot::Sender<()>),
+    /// Nobody waits, and durability may come with the next barrier.
+    Nobody,
+}
+
+pub(crate) struct Write {
+    pub(crate) ops: Vec<DiskOp>,
+    /// What the log has at least once this is durable.
+    pub(crate) after: HighMark,
+    pub(crate) done: Done,
+}
+
+enum Job {
+    Write(Write),
+    /// Writes the high-water mark and lets go of the disk.
+    Stop,
+    /// Lets go of the disk as it is, as a kill would.
+    Kill,
+}
+
+pub(crate) struct LogWriter {
+    jobs: SyncSender<Job>,
+    thread: parking_lot::Mutex<Option<JoinHandle<()>>>,
+    pub(crate) meter: Arc<Meter>,
+}
+
+impl LogWriter {
+    pub(crate) fn spawn(disk: Box<dyn RaftDisk>, high: HighWater, fatal: FatalHook) -> io::Result<Self> {
+        let (jobs, queue) = sync_channel(QUEUE_JOBS);
+        let meter = Arc::new(Meter::default());
+        let durable = high.written();
+        let owner = Owner { disk, high, durable, meter: Arc::clone(&meter) };
+        let thread = std::thread::Builder::new().name("raft-log".to_owned()).spawn(move || {
+            let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| owner.run(&queue)));
+            match ran {
+                Ok(Ok(())) => {}
+                Ok(Err(err)) => fatal.die(&format!("the disk of the Raft log failed: {}", chain(&err))),
+                Err(_) => fatal.die("the disk of the Raft log panicked"),
+            }
+        })?;
+        Ok(Self { jobs, thread: parking_lot::Mutex::new(Some(thread)), meter })
+    }
+
+    /// # Errors
+    /// The writer has stopped.
+    pub(crate) fn send(&self, write: Write) -> io::Result<()> {
+        let stopped = || io::Error::other("the log's writer has stopped");
+        match self.jobs.try_send(Job::Write(write)) {
+            Ok(()) => Ok(()),
+            // Only bookkeeping can pile up, and only behind a slow sync: waiting here is the back-pressure.
+            Err(TrySendError::Full(job)) => self.jobs.send(job).map_err(|_| stopped()),
+            Err(TrySendError::Disconnected(_)) => Err(stopped()),
+        }
+    }
+
+    /// Blocks until the disk is closed.
+    pub(crate) fn stop(&self, clean: bool) {
+        let Some(thread) = self.thread.lock().take() else { return };
+        // A writer that is gone already has closed its disk.
+        let _ = self.jobs.send(if clean { Job::Stop } else { Job::Kill });
+        let _ = thread.join();
+    }
+}
+
+impl Drop for LogWriter {
+    fn drop(&mut self) {
+        self.stop(false);
+    }
+}
+
+struct Owner {
+    disk: Box<dyn RaftDisk>,
+    high: HighWater,
+    durable: HighMark,
+    meter: Arc<Meter>,
+}
+
+impl Owner {
+    fn run(mut self, queue: &Receiver<Job>) -> io::Result<()> {
+        let reader = self.disk.reader();
+        let ran = self.serve(queue);
+        reader.close();
+        ran
+    }
+
+    fn serve(&mut self, queue: &Receiver<Job>) -> io::Result<()> {
+        loop {
+            let first = match queue.recv_timeout(hwm::AGE_MAX) {
+                Ok(job) => job,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.write_high_water()?;
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return self.write_high_water(),
+            };
+            let mut group = Vec::new();
+            let mut next = Some(first);
+            let mut last_words = None;
+            while let Some(job) = next {
+                match job {
+                    Job::Write(write) => group.push(write),
+                    job => {
+                        last_words = Some(job);
+                        break;
+                    }
+                }
+                next = if group.len() < GROUP_JOBS_MAX { queue.try_recv().ok() } else { None };
+            }
+            match last_words {
+                Some(Job::Kill) => return Ok(()),
+                Some(_) => {
+                    self.write(group)?;
+                    self.disk.sync()?;
+                    return self.write_high_water();
+                }
+                None => self.write(group)?,
+            }
+        }
+    }
+
+    fn write(&mut self, group: Vec<Write>) -> io::Result<()> {
+        let Some(after) = group.last().map(|write| write.after) else { return Ok(()) };
+        let barrier = group.iter().any(|write| !matches!(write.done, Done::Nobody));
+        self.lower_high_water(&group)?;
+        let ops: Vec<DiskOp> = group.iter().flat_map(|write| write.ops.iter().cloned()).collect();
+        self.disk.stage(&ops)?;
+        if barrier {
+            let began = Instant::now();
+            self.disk.sync()?;
+            self.meter.record(began.elapsed());
+            self.durable = after;
+            if self.high.is_old() {
+                self.write_high_water()?;
+            }
+        }
+        for write in group {
+            match write.done {
+                Done::Flushed(callback) => callback.log_io_completed(Ok(())),
+                // A waiter that went away has nothing to learn.
+                Done::Waiter(waiter) => drop(waiter.send(())),
+                Done::Nobody => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A truncation makes less durable on purpose: the mark has to go down before the log does.
+    fn lower_high_water(&mut self, group: &[Write]) -> io::Result<()> {
+        let truncates = |write: &&Write| write.ops.iter().any(|op| matches!(op, DiskOp::Truncate { .. }));
+        let lowest = group
+            .iter()
+            .filter(truncates)
+            .map(|write| write.after.last)
+            .min_by_key(|last| last.map(|mark| mark.index));
+        if let Some(last) = lowest {
+            self.durable.last = self.durable.last.min(last);
+            self.high.write(self.durable)?;
+        }
+        Ok(())
+    }
+
+    fn write_high_water(&mut self) -> io::Result<()> {
+        if self.high.written() == self.durable { Ok(()) } else { self.high.write(self.durable) }
+    }
+}

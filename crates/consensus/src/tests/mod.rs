@@ -1,0 +1,9 @@
+//! Tests of the whole crate: storage conformance, crashes of the disk, folders, clusters on loopback.
+
+mod cluster;
+mod conformance;
+mod crash;
+mod folder;
+mod membership;
+mod model;
+mod slow_disk;

@@ -1,0 +1,94 @@
+//! What happens once a second: room on the disk is looked at, and snapshots are asked for that openraft's own policy
+//! missed (by size; or because a failed attempt did not re-arm it).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use tokio::time::Instant;
+
+use crate::config::Limits;
+use crate::folder::DiskRoom;
+use crate::machine::Machine;
+use crate::types::Raft;
+
+const EVERY: Duration = Duration::from_secs(1);
+/// A snapshot of a large state takes seconds; asking more often would queue them.
+const SNAPSHOT_EVERY_MIN: Duration = Duration::from_secs(10);
+/// openraft's policy comes first; this one is for when it did not act.
+const ENTRIES_SLACK: u64 = 1_000;
+
+pub(crate) struct Ticker {
+    pub(crate) root: PathBuf,
+    pub(crate) room: Arc<RwLock<DiskRoom>>,
+    pub(crate) log_dir: PathBuf,
+    pub(crate) log_bytes: Arc<AtomicU64>,
+    pub(crate) machine: Machine,
+    pub(crate) raft: Raft,
+    pub(crate) limits: Limits,
+}
+
+impl Ticker {
+    /// Until the runtime ends.
+    pub(crate) async fn run(self) {
+        let mut every = tokio::time::interval(EVERY);
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut asked_at: Option<Instant> = None;
+        loop {
+            every.tick().await;
+            self.look_at_room();
+            let rested = asked_at.is_none_or(|at| at.elapsed() >= SNAPSHOT_EVERY_MIN);
+            // Snapshots stop before the log does: without room, one that fails would end the process.
+            if rested && self.wants_snapshot() && !self.room.read().is_short() {
+                asked_at = Some(Instant::now());
+                if self.raft.trigger().snapshot().await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn look_at_room(&self) {
+        match DiskRoom::of(&self.root) {
+            Ok(now) => {
+                let before = std::mem::replace(&mut *self.room.write(), now);
+                if now.is_short() && !before.is_short() {
+                    let DiskRoom { free_bytes, needed_bytes } = now;
+                    tracing::error!(
+                        free_bytes,
+                        needed_bytes,
+                        "the disk is nearly full: commands are refused until there is room"
+                    );
+                }
+            }
+            Err(err) => tracing::warn!(%err, "room on the disk cannot be asked for"),
+        }
+        self.log_bytes.store(bytes_in(&self.log_dir), Ordering::Relaxed);
+    }
+
+    fn wants_snapshot(&self) -> bool {
+        if self.machine.shared.bytes_since_snapshot.load(Ordering::Relaxed) >= self.limits.snapshot_bytes {
+            return true;
+        }
+        let (applied, snapshot) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow();
+            (metrics.last_applied, metrics.snapshot)
+        };
+        let index = |id: Option<crate::types::LogId>| id.map_or(0, |id| id.index);
+        index(applied).saturating_sub(index(snapshot)) > self.limits.snapshot_entries + ENTRIES_SLACK
+    }
+}
+
+/// Bytes of the files directly in a folder.
+fn bytes_in(dir: &std::path::Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.metadata().ok())
+        .filter(|meta| meta.is_file())
+        .map(|meta| meta.len())
+        .sum()
+}

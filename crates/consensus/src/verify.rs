@@ -1,0 +1,54 @@
+//! A look at a stopped coordinator's folder, for `cluster verify` and for a child process that tries a damaged one.
+
+use std::io;
+use std::path::Path;
+
+use outlast_types::{ClusterId, CoordinatorId};
+
+use crate::config::DiskChoice;
+use crate::disk::Recovered;
+use crate::disk::check::{CheckError, check_log};
+use crate::error::OpenError;
+use crate::folder::Folder;
+use crate::hwm::HighWater;
+use crate::open::{disk_error, open_disk};
+use crate::snapshot::SnapshotStore;
+
+/// What a look at a stopped coordinator's folder found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FolderReport {
+    pub cluster_id: ClusterId,
+    pub coordinator: CoordinatorId,
+    pub log: Recovered,
+    /// The index that the newest good snapshot covers.
+    pub snapshot: Option<u64>,
+}
+
+/// Checks a stopped coordinator's folder, all of the log if `deep`, and changes nothing but a damaged snapshot's name.
+///
+/// # Errors
+/// [`OpenError::Folder`] when it is in use or holds no coordinator; damage as [`OpenError::Disk`] with its reason.
+pub fn verify_folder(dir: &Path, deep: bool) -> Result<FolderReport, OpenError> {
+    let none = || disk_error(io::Error::new(io::ErrorKind::NotFound, "the folder holds no coordinator"));
+    let folder = Folder::open(dir)?.ok_or_else(none)?;
+    let identity = folder.identity()?.ok_or_else(none)?;
+    let checked = || -> Result<FolderReport, CheckError> {
+        let disk = open_disk(&DiskChoice::Sled, &folder.log(), &identity)?;
+        let log = check_log(&*disk.reader(), deep)?;
+        HighWater::open(&folder.high_water(), &log)?;
+        let snapshots = SnapshotStore::open(folder.snapshots(), identity.cluster_id.clone(), log.purged);
+        let newest = snapshots.map_err(CheckError::Io)??.newest;
+        let snapshot = newest.and_then(|(head, _)| head.last_log).map(|id| id.index);
+        disk.reader().close();
+        Ok(FolderReport {
+            cluster_id: identity.cluster_id.clone(),
+            coordinator: identity.coordinator,
+            log,
+            snapshot,
+        })
+    };
+    checked().map_err(|err| match err {
+        CheckError::Io(source) => disk_error(source),
+        CheckError::Damage(damage) => disk_error(io::Error::new(io::ErrorKind::InvalidData, damage)),
+    })
+}
