@@ -4,6 +4,7 @@ mod cluster;
 mod conformance;
 mod crash;
 mod folder;
+mod kill_nine;
 mod membership;
 mod model;
 mod slow_disk;
