@@ -18,7 +18,7 @@ fn proto_files(dir: &Path, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto").canonicalize()?;
+    let root = Path::new(&std::env::var("CARGO_MANIFEST_DIR")?).join("../../proto").canonicalize()?;
     println!("cargo:rerun-if-changed={}", root.display());
     let mut files = Vec::new();
     proto_files(&root, &mut files)?;

@@ -142,9 +142,11 @@ impl Consensus {
         let begun = self.inner.rounds.begun();
         let mut committed = self.inner.rounds.committed.subscribe();
         let by_proposal = async move {
-            match committed.wait_for(|(number, _)| *number > begun).await {
-                Ok(newest) => newest.1,
-                Err(_) => std::future::pending().await,
+            // Taken out of the guard before anything else is awaited.
+            let newest = committed.wait_for(|(number, _)| *number > begun).await.map(|newest| newest.1).ok();
+            match newest {
+                Some(index) => index,
+                None => std::future::pending().await,
             }
         };
         let round = async {
