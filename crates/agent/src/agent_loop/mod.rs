@@ -1,0 +1,240 @@
+//! The agent's one loop: takes one event, calls the pure code, makes durable what must be, then acts and sends. It owns
+//! every decision of the agent; the tasks around it only carry bytes.
+//!
+//! ```text
+//!  session, starts, keepers, workers ──events──► loop ──► heart (lease), reconcile (pure), observations (pure)
+//!                                                 └─────► folder (durable), session (sends), starts, keepers
+//! ```
+
+mod checkpoints;
+mod lease;
+mod session;
+mod tracked;
+mod workers;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outlast_control::state::{NodeFeatures, Observation, Registration};
+use outlast_process::boot_now;
+use outlast_types::{BootTime, Profile, RegistrationId};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{MissedTickBehavior, interval};
+
+pub(crate) use self::tracked::Tracked;
+use crate::assigned::{Desired, WorkerKey};
+use crate::context::{Context, blocking};
+use crate::coordinators::random;
+use crate::event::{Event, StopWorkers};
+use crate::folder::FolderError;
+use crate::heart::Heart;
+use crate::observations::Observations;
+use crate::reconcile::{Action, Life, Terms, reconcile};
+use crate::session::Link;
+
+/// How late a heartbeat or a fence of this agent's own may be; keepers have timers of their own.
+const TICK: Duration = Duration::from_millis(50);
+/// What was not acknowledged in this time is said again: a commit, with an election in between.
+const RESEND_AFTER_MS: u64 = 2_000;
+/// From SIGTERM to SIGKILL when the agent itself stops its workers.
+const SHUTDOWN_GRACE_MS: u64 = 3_000;
+
+/// Why an agent ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    #[error("the cluster refused this agent: {0}")]
+    Refused(String),
+    #[error("{0}")]
+    Folder(#[from] FolderError),
+    #[error("the agent's loop ended")]
+    Lost,
+}
+
+/// What an agent says of itself at each registration.
+#[derive(Clone, Debug)]
+pub(crate) struct Introduction {
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) features: NodeFeatures,
+}
+
+pub(crate) struct AgentLoop {
+    context: Arc<Context>,
+    introduction: Introduction,
+    registration: RegistrationId,
+    /// The index that this registration was welcomed at.
+    registered_at: Option<u64>,
+    /// The next desired state is this registration's first.
+    awaits_first_state: bool,
+    /// What this registration says, made once: the log takes it once, whoever repeats it. With the workers that were over
+    /// when it was made.
+    message: Option<(Registration, Vec<WorkerKey>)>,
+    profile: Profile,
+    heart: Heart,
+    link: Option<Link>,
+    link_granted_at: BootTime,
+    lags_since: Option<BootTime>,
+    is_hedging: bool,
+    has_news: bool,
+    desired: Option<Desired>,
+    workers: BTreeMap<WorkerKey, Tracked>,
+    observations: Observations,
+    observations_sent_at: BootTime,
+    /// The agent stops its workers and itself.
+    stopping: Option<oneshot::Sender<()>>,
+    end: Option<Result<(), AgentError>>,
+    receipts: watch::Receiver<u64>,
+}
+
+impl AgentLoop {
+    pub(crate) fn new(context: Arc<Context>, introduction: Introduction) -> Self {
+        let receipts = context.checkpoints.subscribe();
+        let registration = RegistrationId(random());
+        context.set_registration(registration);
+        Self {
+            context,
+            introduction,
+            registration,
+            registered_at: None,
+            awaits_first_state: false,
+            message: None,
+            profile: Profile::default(),
+            heart: Heart::new(Profile::default()),
+            link: None,
+            link_granted_at: boot_now(),
+            lags_since: None,
+            is_hedging: false,
+            has_news: false,
+            desired: None,
+            workers: BTreeMap::new(),
+            observations: Observations::new(),
+            observations_sent_at: boot_now(),
+            stopping: None,
+            end: None,
+            receipts,
+        }
+    }
+
+    /// Runs until the shutdown, or until the cluster does not want this agent.
+    pub(crate) async fn run(mut self, mut events: mpsc::Receiver<Event>) -> Result<(), AgentError> {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let shutdown = self.context.shutdown.clone();
+        loop {
+            tokio::select! {
+                event = events.recv() => {
+                    self.keep_lease();
+                    self.handle(event.expect("the context holds a sender")).await;
+                }
+                changed = self.receipts.changed() => self.has_news |= changed.is_ok(),
+                _ = tick.tick() => {}
+                () = shutdown.cancelled() => return Ok(()),
+            }
+            // A5: the lease before anything that touches the network or the disk.
+            self.keep_lease();
+            self.reconcile().await;
+            self.send();
+            self.finish_stopping();
+            if let Some(end) = self.end.take() {
+                return end;
+            }
+        }
+    }
+
+    async fn handle(&mut self, event: Event) {
+        match event {
+            Event::Session(event) => self.handle_session(event).await,
+            Event::Hedged(answer) => self.handle_hedged(answer),
+            Event::Start(key, event) => self.handle_start(key, event),
+            Event::Adopted(key, adopted) => self.handle_adopted(key, adopted),
+            Event::Exited(key, exit) => self.handle_exit(key, exit),
+            Event::Ready(key) => self.handle_ready(key),
+            Event::Stop(StopWorkers::No, reply) => {
+                let _ = reply.send(());
+                self.end = Some(Ok(()));
+            }
+            Event::Stop(StopWorkers::Yes, reply) => self.begin_stopping(reply),
+        }
+    }
+
+    /// Desired against running (design section 2). The index is durable before anything is done by it.
+    async fn reconcile(&mut self) {
+        let Some(desired) = &self.desired else { return };
+        let known: BTreeMap<WorkerKey, Life> =
+            self.workers.iter().map(|(key, tracked)| (*key, tracked.life)).collect();
+        let terms = Terms { may_start: self.may_start(desired.index), first_of_registration: self.awaits_first_state };
+        let actions = reconcile(desired, &known, &self.context.newest.lock(), terms);
+        let index = desired.index;
+        let acts = actions.iter().any(|action| !matches!(action, Action::Update(_)));
+        if acts && let Err(err) = self.remember_acted(index).await {
+            tracing::error!(index, error = %err, "nothing is started or stopped: the agent's folder does not take the index");
+            return;
+        }
+        self.awaits_first_state = false;
+        for action in actions {
+            self.act(action);
+        }
+        self.forget_released();
+    }
+
+    async fn remember_acted(&self, index: u64) -> Result<(), FolderError> {
+        let context = Arc::clone(&self.context);
+        if index <= context.folder.acted_index() {
+            return Ok(());
+        }
+        blocking(move || context.folder.remember_acted(index)).await
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Start(assigned) => self.start(*assigned),
+            Action::Stop { key, grace_ms, why } => self.stop(key, grace_ms, Some(why)),
+            Action::Forswear(key) => {
+                tracing::info!(attempt = %key.attempt, rank = key.rank, "stopped before it was ever started");
+                self.workers.insert(key, Tracked::never_was());
+                self.observe_released(key);
+            }
+            Action::Disown(key) => self.disown(key),
+            Action::Update(assigned) => {
+                if let Some(handle) = self.workers.get(&assigned.key).and_then(|tracked| tracked.handle.as_ref()) {
+                    handle.update(*assigned);
+                }
+            }
+        }
+    }
+
+    /// What is released in the log and not listed any more will never be listed again: indices only grow.
+    fn forget_released(&mut self) {
+        let Some(desired) = &self.desired else { return };
+        let is_listed = |key: &WorkerKey| desired.workers.iter().any(|worker| worker.key == *key);
+        self.workers.retain(|key, tracked| !(tracked.life == Life::Over && tracked.is_applied && !is_listed(key)));
+    }
+
+    pub(crate) fn observe(&mut self, observation: Observation) {
+        tracing::debug!(?observation, "observed");
+        self.observations.push(observation);
+        // At once, not with the next resend.
+        self.observations_sent_at = BootTime(0);
+    }
+
+    pub(crate) fn observe_released(&mut self, WorkerKey { attempt, rank }: WorkerKey) {
+        self.observe(Observation::Released { attempt, rank });
+    }
+
+    fn begin_stopping(&mut self, reply: oneshot::Sender<()>) {
+        self.stopping = Some(reply);
+        self.desired = None;
+        let alive: Vec<_> = self.workers.iter().filter(|(_, t)| t.is_alive()).map(|(key, _)| *key).collect();
+        for key in alive {
+            self.stop(key, SHUTDOWN_GRACE_MS, None);
+        }
+    }
+
+    fn finish_stopping(&mut self) {
+        if self.stopping.is_some() && !self.workers.values().any(Tracked::is_alive) {
+            let reply = self.stopping.take().expect("just seen");
+            let _ = reply.send(());
+            self.end = Some(Ok(()));
+        }
+    }
+}

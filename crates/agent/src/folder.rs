@@ -1,0 +1,261 @@
+//! The agent's data folder: private, locked, and the property of one node of one cluster. Owns `agent.json`.
+//!
+//! ```text
+//!  DIR/agent.lock   held while an agent runs        DIR/shards, DIR/bundles   the blob stores
+//!  DIR/agent.json   node, cluster, newest index     DIR/workers/ATTEMPT-RANK  one folder a worker
+//! ```
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use outlast_types::{ClusterId, NodeId};
+use parking_lot::Mutex;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+const IDENTITY_VERSION: u32 = 1;
+/// A Unix socket's path has room for 108 bytes; the longest socket name of ours is far below 48.
+const SOCKET_DIR_BYTES_MAX: usize = 108 - 48;
+
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    #[error("the folder {0} is in use by another agent: stop that one, or give this one a folder of its own")]
+    InUse(PathBuf),
+    #[error("the folder {dir} belongs to node {owner}, not to {wanted}: use another folder, or say --name {owner}")]
+    OtherNode { dir: PathBuf, owner: NodeId, wanted: NodeId },
+    #[error("the folder {dir} belongs to cluster {owner}, and the coordinators are those of cluster {met}: check their addresses, or use another folder")]
+    OtherCluster { dir: PathBuf, owner: ClusterId, met: ClusterId },
+    #[error("{path} is damaged or of a newer version; move the folder away to start anew")]
+    Damaged {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("{0} belongs to another user, or is not a folder: sockets of workers must be private")]
+    NotPrivate(PathBuf),
+    #[error("{path} cannot be used")]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> FolderError {
+    let path = path.to_owned();
+    move |source| FolderError::Io { path, source }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Identity {
+    version: u32,
+    node: NodeId,
+    /// `None` until the first welcome.
+    cluster: Option<ClusterId>,
+    /// The newest desired state that was acted on: an agent never goes back (design section 2).
+    acted_index: u64,
+}
+
+/// The folder of a running agent.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    root: PathBuf,
+    sockets: PathBuf,
+    identity: Mutex<Identity>,
+    _lock: File,
+}
+
+impl Folder {
+    /// Makes it where it is missing, locks it, and checks whose it is.
+    ///
+    /// # Errors
+    /// In use, of another node, damaged, or not usable.
+    pub(crate) fn open(root: &Path, node: &NodeId) -> Result<Self, FolderError> {
+        private_dir(root)?;
+        let root = root.canonicalize().map_err(io_error(root))?;
+        let lock = lock(&root)?;
+        let path = root.join("agent.json");
+        let identity = match fs::read(&path) {
+            Ok(bytes) => parse(&path, &bytes)?,
+            Err(err) if err.kind() == io::ErrorKind::NotFound => {
+                let new = Identity { version: IDENTITY_VERSION, node: node.clone(), cluster: None, acted_index: 0 };
+                write_json(&path, &new).map_err(io_error(&path))?;
+                new
+            }
+            Err(source) => return Err(FolderError::Io { path, source }),
+        };
+        if identity.node != *node {
+            return Err(FolderError::OtherNode { dir: root, owner: identity.node, wanted: node.clone() });
+        }
+        let sockets = socket_dir(&root)?;
+        private_dir(&root.join("workers"))?;
+        Ok(Self { root, sockets, identity: Mutex::new(identity), _lock: lock })
+    }
+
+    pub(crate) fn shards(&self) -> PathBuf {
+        self.root.join("shards")
+    }
+    pub(crate) fn bundles(&self) -> PathBuf {
+        self.root.join("bundles")
+    }
+    pub(crate) fn workers(&self) -> PathBuf {
+        self.root.join("workers")
+    }
+    /// Where the workers' sockets are.
+    pub(crate) fn sockets(&self) -> &Path {
+        &self.sockets
+    }
+    pub(crate) fn cluster(&self) -> Option<ClusterId> {
+        self.identity.lock().cluster.clone()
+    }
+    pub(crate) fn acted_index(&self) -> u64 {
+        self.identity.lock().acted_index
+    }
+
+    /// Learns the cluster at the first welcome, and checks it ever after. Blocks on the disk.
+    ///
+    /// # Errors
+    /// Another cluster, or a disk that does not take it.
+    pub(crate) fn meet_cluster(&self, met: &ClusterId) -> Result<(), FolderError> {
+        match self.cluster() {
+            Some(owner) if owner != *met => {
+                Err(FolderError::OtherCluster { dir: self.root.clone(), owner, met: met.clone() })
+            }
+            Some(_) => Ok(()),
+            None => self.change(|identity| identity.cluster = Some(met.clone())),
+        }
+    }
+
+    /// To be called before acting on a desired state. Blocks on the disk.
+    ///
+    /// # Errors
+    /// A disk that does not take it: then nothing may be done.
+    pub(crate) fn remember_acted(&self, index: u64) -> Result<(), FolderError> {
+        if index <= self.acted_index() {
+            return Ok(());
+        }
+        self.change(|identity| identity.acted_index = index)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Identity)) -> Result<(), FolderError> {
+        let mut identity = self.identity.lock();
+        let mut next = identity.clone();
+        change(&mut next);
+        let path = self.root.join("agent.json");
+        write_json(&path, &next).map_err(io_error(&path))?;
+        *identity = next;
+        Ok(())
+    }
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> Result<Identity, FolderError> {
+    let damaged = |source| FolderError::Damaged { path: path.to_owned(), source };
+    let identity: Identity = serde_json::from_slice(bytes).map_err(damaged)?;
+    if identity.version > IDENTITY_VERSION {
+        let text = format!("version {} is newer than {IDENTITY_VERSION}", identity.version);
+        return Err(damaged(serde::de::Error::custom(text)));
+    }
+    Ok(identity)
+}
+
+fn lock(root: &Path) -> Result<File, FolderError> {
+    let path = root.join("agent.lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(io_error(&path))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(FolderError::InUse(root.to_owned())),
+        Err(errno) => Err(FolderError::Io { path, source: errno.into() }),
+    }
+}
+
+/// Makes a folder that only its user can enter.
+///
+/// # Errors
+/// When it cannot be made or its mode cannot be set.
+pub(crate) fn private_dir(path: &Path) -> Result<(), FolderError> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error(path))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(io_error(path))
+}
+
+/// Inside the data folder where the path is short enough, else in the user's runtime folder or `/tmp`. The name is made
+/// of the data folder's, so that a restarted agent finds the sockets that its workers know.
+fn socket_dir(root: &Path) -> Result<PathBuf, FolderError> {
+    let inside = root.join("run");
+    if inside.as_os_str().len() <= SOCKET_DIR_BYTES_MAX {
+        private_dir(&inside)?;
+        return Ok(inside);
+    }
+    let hash = blake3::hash(root.as_os_str().as_encoded_bytes()).to_hex();
+    let uid = rustix::process::geteuid().as_raw();
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let base = runtime.filter(|dir| dir.is_absolute() && dir.as_os_str().len() <= SOCKET_DIR_BYTES_MAX - 28);
+    let dir = base.unwrap_or_else(|| PathBuf::from("/tmp")).join(format!("outlast-{uid}-{}", &hash[..12]));
+    match fs::DirBuilder::new().mode(0o700).create(&dir) {
+        Err(err) if err.kind() != io::ErrorKind::AlreadyExists => return Err(FolderError::Io { path: dir, source: err }),
+        _ => {}
+    }
+    // Somebody else may have been there first, `/tmp` being everybody's.
+    let meta = fs::symlink_metadata(&dir).map_err(io_error(&dir))?;
+    if !meta.is_dir() || meta.uid() != uid {
+        return Err(FolderError::NotPrivate(dir));
+    }
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).map_err(io_error(&dir))?;
+    Ok(dir)
+}
+
+/// Writes a file so that after a crash it is the old one or the new one, whole.
+///
+/// # Errors
+/// What the disk says.
+pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    let bytes = serde_json::to_vec_pretty(value)?;
+    let tmp = path.with_extension("tmp");
+    let mut file = File::options().create(true).truncate(true).write(true).open(&tmp)?;
+    file.set_permissions(fs::Permissions::from_mode(0o600))?;
+    file.write_all(&bytes)?;
+    file.sync_all()?;
+    fs::rename(&tmp, path)?;
+    let parent = path.parent().expect("a file lies in a folder");
+    File::open(parent)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str) -> NodeId {
+        NodeId::new(name).expect("a name")
+    }
+
+    #[test]
+    fn a_folder_belongs_to_one_running_agent_one_node_and_one_cluster() {
+        let tmp = tempfile::tempdir().expect("a folder");
+        let dir = tmp.path().join("data");
+        let folder = Folder::open(&dir, &node("a")).expect("opens");
+        assert_eq!(fs::metadata(&dir).expect("exists").mode() & 0o777, 0o700);
+        assert!(matches!(Folder::open(&dir, &node("a")), Err(FolderError::InUse(_))));
+        let (one, two) = (ClusterId::new("one").expect("valid"), ClusterId::new("two").expect("valid"));
+        folder.meet_cluster(&one).expect("learns");
+        folder.remember_acted(7).expect("writes");
+        folder.remember_acted(5).expect("ignores");
+        drop(folder);
+        let err = Folder::open(&dir, &node("b")).expect_err("another node");
+        assert!(err.to_string().contains("belongs to node a, not to b"), "{err}");
+        let folder = Folder::open(&dir, &node("a")).expect("opens again");
+        assert_eq!(folder.acted_index(), 7, "an agent never goes back");
+        folder.meet_cluster(&one).expect("the same");
+        assert!(matches!(folder.meet_cluster(&two), Err(FolderError::OtherCluster { .. })));
+    }
+
+    #[test]
+    fn sockets_have_a_short_private_place_under_any_data_folder() {
+        let tmp = tempfile::tempdir().expect("a folder");
+        let deep = tmp.path().join("x".repeat(90));
+        let folder = Folder::open(&deep, &node("a")).expect("opens");
+        assert!(folder.sockets().as_os_str().len() <= SOCKET_DIR_BYTES_MAX);
+        assert_eq!(fs::metadata(folder.sockets()).expect("exists").mode() & 0o777, 0o700);
+        fs::remove_dir_all(folder.sockets()).expect("removes");
+    }
+}

@@ -1,0 +1,157 @@
+//! What this agent asks of others. Every call has a deadline that grows with the bytes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use outlast_blobs::{ShardKey, ShardMeta};
+use outlast_client::channel::connect_lazy;
+use outlast_control::state::{Holder, Tier};
+use outlast_proto::convert::parse;
+use outlast_proto::peer::v1 as pb;
+use outlast_proto::peer::v1::peer_service_client::PeerServiceClient;
+use outlast_proto::status::Failure;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use crate::assigned::{BundleRef, Peer, RestoreFrom};
+use crate::context::Context;
+use crate::coordinators::{answer, timed};
+use crate::transfer::{CHUNK_BYTES, Incoming, ReceiveError, read_chunks, receive_bundle, receive_shard};
+
+/// The slowest network that a copy is waited for on; slower is as good as gone.
+const BYTES_PER_S_MIN: u64 = 4 << 20;
+const DEADLINE_MIN: Duration = Duration::from_secs(10);
+/// A message is one chunk and a little more.
+const MESSAGE_BYTES_MAX: usize = CHUNK_BYTES + (64 << 10);
+
+/// What one place said of a shard.
+#[derive(Debug)]
+pub(crate) enum Unusable {
+    Corrupt(String),
+    Missing(String),
+    /// Not now.
+    Transient(String),
+    /// This node's own trouble (its disk): no holder is to blame.
+    Local(String),
+}
+
+fn deadline(size_bytes: u64) -> Duration {
+    DEADLINE_MIN + Duration::from_secs(size_bytes / BYTES_PER_S_MIN)
+}
+
+fn connect(peer: &Peer) -> Result<PeerServiceClient<Channel>, Failure> {
+    let rejected = |err: outlast_client::AddressError| Failure::Rejected {
+        reason: format!("the address of node {} is of no use: {err}", peer.node),
+        hint: String::new(),
+    };
+    let client = PeerServiceClient::new(connect_lazy(&peer.address).map_err(rejected)?);
+    Ok(client.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
+}
+
+fn shard_key(meta: (ShardKey, outlast_types::Digest, u64)) -> pb::ShardKey {
+    let (key, root, size_bytes) = meta;
+    pb::ShardKey {
+        attempt: key.attempt.to_string(),
+        checkpoint: key.seq.to_string(),
+        rank: key.rank,
+        root: Bytes::copy_from_slice(&root.0),
+        size_bytes,
+    }
+}
+
+/// Copies a shard of ours to a peer, which verifies and syncs it before it answers.
+pub(crate) async fn put_shard(context: &Arc<Context>, peer: &Peer, meta: &ShardMeta) -> Result<Holder, Failure> {
+    let (store, key, root) = (context.shards.clone(), meta.key, meta.root);
+    let opened = crate::context::blocking(move || store.open_shard(&key, root)).await;
+    let reader = opened.map_err(|err| Failure::Fatal { reason: format!("the own copy cannot be read: {err}") })?;
+    let first = pb::PutShardRequest {
+        key: Some(shard_key((meta.key, meta.root, meta.size_bytes))),
+        data: Bytes::new(),
+        cluster_id: context.cluster_text(),
+    };
+    // A read error cuts the stream short, and the receiver refuses what it has.
+    let chunks = ReceiverStream::new(read_chunks(reader)).filter_map(|chunk| futures::future::ready(chunk.ok()));
+    let requests = futures::stream::once(futures::future::ready(first))
+        .chain(chunks.map(|data| pb::PutShardRequest { key: None, data, cluster_id: String::new() }));
+    let within = deadline(meta.size_bytes);
+    let mut client = connect(peer)?;
+    let put = answer(timeout(within, client.put_shard(timed(requests, within))).await)?;
+    let pb::PutShardResponse { node, boot_id, disk_id } = put;
+    let field = |err: outlast_proto::FieldError| Failure::Fatal { reason: format!("the peer's answer is damaged: {err}") };
+    Ok(Holder {
+        node: parse("node", &node).map_err(field)?,
+        boot: parse("boot_id", &boot_id).map_err(field)?,
+        disk: parse("disk_id", &disk_id).map_err(field)?,
+        tier: Tier::Disk,
+    })
+}
+
+/// Fetches a shard into the own store; verified when it returns.
+pub(crate) async fn get_shard(
+    context: &Arc<Context>,
+    peer: &Peer,
+    key: ShardKey,
+    from: &RestoreFrom,
+) -> Result<(), Unusable> {
+    let wanted = shard_key((key, from.root, from.size_bytes));
+    let request = pb::GetShardRequest { cluster_id: context.cluster_text(), key: Some(wanted) };
+    let mut client = connect(peer).map_err(|err| Unusable::Transient(err.to_string()))?;
+    let within = deadline(from.size_bytes);
+    let incoming = receive_shard(&context.shards, key, from.root, from.size_bytes);
+    let fetch = async {
+        let stream = client.get_shard(timed(request, within)).await?.into_inner();
+        pour(stream, &incoming).await
+    };
+    match timeout(within, fetch).await {
+        Err(_) => return Err(Unusable::Transient("no answer in time".to_owned())),
+        Ok(Err(status)) => return Err(unusable(&status)),
+        Ok(Ok(())) => {}
+    }
+    match incoming.finish().await {
+        Ok(_) => Ok(()),
+        Err(ReceiveError::Mismatch(reason)) => Err(Unusable::Corrupt(reason)),
+        Err(ReceiveError::Write(reason)) => Err(Unusable::Local(reason)),
+    }
+}
+
+fn unusable(status: &Status) -> Unusable {
+    let reason = status.message().to_owned();
+    match status.code() {
+        Code::DataLoss => Unusable::Corrupt(reason),
+        Code::NotFound => Unusable::Missing(reason),
+        _ => Unusable::Transient(reason),
+    }
+}
+
+/// Fetches a bundle into the own store; verified when it returns.
+pub(crate) async fn get_bundle(context: &Arc<Context>, peer: &Peer, bundle: &BundleRef) -> Result<(), Failure> {
+    let digest = Bytes::copy_from_slice(&bundle.digest.0);
+    let request = pb::GetBundleRequest { cluster_id: context.cluster_text(), digest };
+    let mut client = connect(peer)?;
+    let within = deadline(bundle.size_bytes);
+    let incoming = receive_bundle(&context.bundles, bundle.digest, bundle.size_bytes);
+    let fetch = async {
+        let stream = client.get_bundle(timed(request, within)).await?.into_inner();
+        pour(stream, &incoming).await.map(|()| tonic::Response::new(()))
+    };
+    answer(timeout(within, fetch).await)?;
+    let refused = |err: ReceiveError| Failure::Fatal { reason: err.to_string() };
+    incoming.finish().await.map_err(refused)
+}
+
+async fn pour<T: Send + 'static>(
+    mut stream: impl Stream<Item = Result<pb::Chunk, Status>> + Unpin,
+    incoming: &Incoming<T>,
+) -> Result<(), Status> {
+    while let Some(chunk) = stream.next().await {
+        if !incoming.push(chunk?.data).await {
+            // `finish` has the reason.
+            break;
+        }
+    }
+    Ok(())
+}

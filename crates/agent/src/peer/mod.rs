@@ -1,0 +1,11 @@
+//! Between agents: shards, bundles and logs, served on the agent's port beside its health and metrics, and fetched from
+//! others.
+
+pub(crate) mod client;
+mod http;
+mod logs;
+mod server;
+mod service;
+mod shards;
+
+pub(crate) use server::serve;

@@ -1,0 +1,163 @@
+//! `outlast.peer.v1`: checks each call's cluster and bounds how many run at a time; the work is in the modules beside.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::Stream;
+use outlast_proto::peer::v1 as pb;
+use outlast_proto::peer::v1::peer_service_server::PeerService;
+use outlast_proto::status::Failure;
+use outlast_types::Digest;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{logs, shards};
+use crate::context::{Context, blocking};
+use crate::transfer::{ReceiveError, chain, receive_bundle};
+
+/// Transfers at a time: each holds up to 8 MiB and one blocking thread.
+const TRANSFERS_MAX: usize = 16;
+/// Followed logs at a time: each costs a look at the disk every 100 ms.
+const LOG_READERS_MAX: usize = 64;
+/// The design's limit for a job's files, packed.
+const BUNDLE_BYTES_MAX: u64 = (256 << 20) + (16 << 20);
+
+pub(super) type Chunks = Pin<Box<dyn Stream<Item = Result<pb::Chunk, Status>> + Send>>;
+pub(super) type LogRecords = Pin<Box<dyn Stream<Item = Result<pb::ReadLogResponse, Status>> + Send>>;
+
+pub(crate) struct PeerServiceHandler {
+    context: Arc<Context>,
+    transfers: Arc<Semaphore>,
+    log_readers: Arc<Semaphore>,
+}
+
+impl PeerServiceHandler {
+    pub(super) fn new(context: Arc<Context>) -> Self {
+        let transfers = Arc::new(Semaphore::new(TRANSFERS_MAX));
+        Self { context, transfers, log_readers: Arc::new(Semaphore::new(LOG_READERS_MAX)) }
+    }
+
+    fn check_cluster(&self, theirs: &str) -> Result<(), Failure> {
+        match self.context.folder.cluster() {
+            Some(ours) if ours.as_str() == theirs => Ok(()),
+            Some(ours) => Err(Failure::Denied {
+                reason: format!("this agent belongs to cluster {ours}, the caller to {theirs:?}"),
+                hint: "check the addresses: two clusters are mixed up".to_owned(),
+            }),
+            None => Err(Failure::Unavailable {
+                reason: "this agent has not met its cluster yet".to_owned(),
+                hint: String::new(),
+                retry_after_ms: 500,
+            }),
+        }
+    }
+}
+
+pub(super) fn permit(of: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Failure> {
+    let full = |_| Failure::Exhausted {
+        reason: "this agent serves as many transfers as it can".to_owned(),
+        hint: String::new(),
+        retry_after_ms: 500,
+    };
+    Arc::clone(of).try_acquire_owned().map_err(full)
+}
+
+fn digest(bytes: &[u8]) -> Result<Digest, Failure> {
+    Digest::try_from(bytes).map_err(|err| Failure::Rejected { reason: format!("field `digest`: {err}"), hint: String::new() })
+}
+
+/// A stream's first message.
+async fn first<T>(stream: &mut Streaming<T>) -> Result<T, Status> {
+    stream.message().await?.ok_or_else(|| Status::invalid_argument("the stream is empty"))
+}
+
+#[tonic::async_trait]
+impl PeerService for PeerServiceHandler {
+    async fn put_shard(
+        &self,
+        request: Request<Streaming<pb::PutShardRequest>>,
+    ) -> Result<Response<pb::PutShardResponse>, Status> {
+        let mut stream = request.into_inner();
+        let head = first(&mut stream).await?;
+        self.check_cluster(&head.cluster_id)?;
+        let _permit = permit(&self.transfers)?;
+        shards::put(&self.context, head, stream).await.map(Response::new)
+    }
+
+    type GetShardStream = Chunks;
+
+    async fn get_shard(&self, request: Request<pb::GetShardRequest>) -> Result<Response<Chunks>, Status> {
+        let pb::GetShardRequest { cluster_id, key } = request.into_inner();
+        self.check_cluster(&cluster_id)?;
+        let permit = permit(&self.transfers)?;
+        shards::get(&self.context, key, permit).await.map(Response::new)
+    }
+
+    async fn verify_shard(
+        &self,
+        request: Request<pb::GetShardRequest>,
+    ) -> Result<Response<pb::VerifyShardResponse>, Status> {
+        let pb::GetShardRequest { cluster_id, key } = request.into_inner();
+        self.check_cluster(&cluster_id)?;
+        let _permit = permit(&self.transfers)?;
+        shards::verify(&self.context, key).await.map(Response::new)
+    }
+
+    async fn put_bundle(
+        &self,
+        request: Request<Streaming<pb::PutBundleRequest>>,
+    ) -> Result<Response<pb::PutBundleResponse>, Status> {
+        let mut stream = request.into_inner();
+        let pb::PutBundleRequest { cluster_id, digest: bytes, size_bytes, data } = first(&mut stream).await?;
+        self.check_cluster(&cluster_id)?;
+        let digest = digest(&bytes)?;
+        if size_bytes > BUNDLE_BYTES_MAX {
+            let reason = format!("a bundle of {size_bytes} bytes is above the limit of {BUNDLE_BYTES_MAX}");
+            return Err(Failure::Rejected { reason, hint: "leave files out with .outlastignore".to_owned() }.into());
+        }
+        let _permit = permit(&self.transfers)?;
+        let incoming = receive_bundle(&self.context.bundles, digest, size_bytes);
+        let mut takes_more = incoming.push(data).await;
+        while takes_more {
+            let Some(message) = stream.message().await? else { break };
+            takes_more = incoming.push(message.data).await;
+        }
+        incoming.finish().await.map_err(Failure::from)?;
+        Ok(Response::new(pb::PutBundleResponse { node: self.context.node.to_string() }))
+    }
+
+    type GetBundleStream = Chunks;
+
+    async fn get_bundle(&self, request: Request<pb::GetBundleRequest>) -> Result<Response<Chunks>, Status> {
+        let pb::GetBundleRequest { cluster_id, digest: bytes } = request.into_inner();
+        self.check_cluster(&cluster_id)?;
+        let permit = permit(&self.transfers)?;
+        let (store, digest) = (self.context.bundles.clone(), digest(&bytes)?);
+        let opened = blocking(move || store.open_bundle(&digest)).await;
+        let reader = opened.map_err(|err| match err {
+            outlast_blobs::BundleError::Missing(_) => Status::not_found(err.to_string()),
+            outlast_blobs::BundleError::Corrupt(_) => Status::data_loss(err.to_string()),
+            other => Status::unavailable(chain(&other)),
+        })?;
+        Ok(Response::new(shards::chunks(reader, permit)))
+    }
+
+    type ReadLogStream = LogRecords;
+
+    async fn read_log(&self, request: Request<pb::ReadLogRequest>) -> Result<Response<LogRecords>, Status> {
+        let request = request.into_inner();
+        self.check_cluster(&request.cluster_id)?;
+        let permit = permit(&self.log_readers)?;
+        logs::read(&self.context, &request, permit).map(Response::new)
+    }
+}
+
+impl From<ReceiveError> for Failure {
+    fn from(error: ReceiveError) -> Self {
+        let reason = error.to_string();
+        match error {
+            ReceiveError::Mismatch(_) => Failure::Rejected { reason, hint: "the bytes were damaged on their way: send them again".to_owned() },
+            ReceiveError::Write(_) => Failure::Unavailable { reason, hint: "try another node".to_owned(), retry_after_ms: 1_000 },
+        }
+    }
+}

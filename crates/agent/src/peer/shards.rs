@@ -1,0 +1,126 @@
+//! Shards for peers. "It is bad" (`DATA_LOSS`), "it is not there" (`NOT_FOUND`) and "not now" (`UNAVAILABLE`) are
+//! different answers, because the caller does different things.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use futures::StreamExt;
+use outlast_blobs::{ReadError, ShardKey};
+use outlast_proto::FieldError;
+use outlast_proto::convert::parse;
+use outlast_proto::peer::v1 as pb;
+use outlast_proto::status::Failure;
+use outlast_types::{AttemptId, Digest};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use super::service::Chunks;
+use crate::checkpoints::Fate;
+use crate::context::{Context, blocking};
+use crate::transfer::{chain, read_chunks, receive_shard};
+
+/// 1 TiB: no rank's part is larger, and a lie about the size must not reserve the whole disk.
+const SHARD_BYTES_MAX: u64 = 1 << 40;
+
+struct Wanted {
+    key: ShardKey,
+    root: Digest,
+    size_bytes: u64,
+}
+
+impl TryFrom<Option<pb::ShardKey>> for Wanted {
+    type Error = FieldError;
+
+    fn try_from(key: Option<pb::ShardKey>) -> Result<Self, FieldError> {
+        let pb::ShardKey { attempt, checkpoint, rank, root, size_bytes } = key.ok_or(FieldError::missing("key"))?;
+        let attempt: AttemptId = parse("key.attempt", &attempt)?;
+        let seq = parse("key.checkpoint", &checkpoint)?;
+        let root = Digest::try_from(root.as_ref()).map_err(|err| FieldError::new("key.root", err))?;
+        Ok(Self { key: ShardKey { job: attempt.group.job, attempt, seq, rank }, root, size_bytes })
+    }
+}
+
+/// Receives a copy: every byte is hashed and synced before the answer. Copies of attempts that are over are refused:
+/// nobody could seal them (fencing, layer b).
+pub(super) async fn put(
+    context: &Arc<Context>,
+    head: pb::PutShardRequest,
+    mut stream: Streaming<pb::PutShardRequest>,
+) -> Result<pb::PutShardResponse, Status> {
+    let Wanted { key, root, size_bytes } = head.key.try_into()?;
+    if size_bytes > SHARD_BYTES_MAX {
+        let reason = format!("a shard of {size_bytes} bytes is above the limit of {SHARD_BYTES_MAX}");
+        return Err(Failure::Rejected { reason, hint: String::new() }.into());
+    }
+    if context.is_superseded(&key.attempt) {
+        return Err(Failure::Fenced { reason: format!("fenced: attempt {} is over", key.attempt) }.into());
+    }
+    if let Some(Fate::Over(reason)) = context.checkpoints.fate(key.job, key.seq) {
+        return Err(Failure::Fenced { reason: format!("checkpoint {} of {} is over: {reason}", key.seq, key.job) }.into());
+    }
+    let incoming = receive_shard(&context.shards, key, root, size_bytes);
+    let mut takes_more = incoming.push(head.data).await;
+    while takes_more {
+        let Some(message) = stream.message().await? else { break };
+        takes_more = incoming.push(message.data).await;
+    }
+    let meta = incoming.finish().await.map_err(Failure::from)?;
+    context.metrics.peer_bytes_received.inc_by(meta.size_bytes);
+    let holder = context.holder();
+    Ok(pb::PutShardResponse {
+        node: holder.node.to_string(),
+        boot_id: holder.boot.to_string(),
+        disk_id: holder.disk.to_string(),
+    })
+}
+
+pub(super) async fn get(
+    context: &Arc<Context>,
+    key: Option<pb::ShardKey>,
+    permit: OwnedSemaphorePermit,
+) -> Result<Chunks, Status> {
+    let Wanted { key, root, .. } = key.try_into()?;
+    let store = context.shards.clone();
+    let reader = blocking(move || store.open_shard(&key, root)).await.map_err(|err| status(&err))?;
+    Ok(chunks(reader, permit))
+}
+
+pub(super) async fn verify(
+    context: &Arc<Context>,
+    key: Option<pb::ShardKey>,
+) -> Result<pb::VerifyShardResponse, Status> {
+    let Wanted { key, root, .. } = key.try_into()?;
+    let store = context.shards.clone();
+    let (outcome, detail) = match blocking(move || store.verify(&key, root)).await {
+        Ok(()) => ("ok", String::new()),
+        Err(err @ ReadError::Corrupt { .. }) => ("corrupt", err.to_string()),
+        Err(err @ ReadError::Missing) => ("missing", err.to_string()),
+        Err(err @ ReadError::Transient { .. }) => ("unreachable", chain(&err)),
+    };
+    Ok(pb::VerifyShardResponse { outcome: outcome.to_owned(), detail })
+}
+
+/// The permit lives as long as the stream.
+pub(super) fn chunks<R: Read + Send + 'static>(reader: R, permit: OwnedSemaphorePermit) -> Chunks {
+    let chunks = ReceiverStream::new(read_chunks(reader));
+    Box::pin(chunks.map(move |chunk| {
+        let _held = &permit;
+        chunk.map(|data| pb::Chunk { data }).map_err(|err| io_status(&err))
+    }))
+}
+
+fn io_status(error: &io::Error) -> Status {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<ReadError>()) {
+        Some(read) => status(read),
+        None => Status::unavailable(error.to_string()),
+    }
+}
+
+fn status(error: &ReadError) -> Status {
+    match error {
+        ReadError::Corrupt { .. } => Status::data_loss(error.to_string()),
+        ReadError::Missing => Status::not_found(error.to_string()),
+        ReadError::Transient { .. } => Status::unavailable(chain(error)),
+    }
+}

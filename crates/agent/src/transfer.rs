@@ -1,0 +1,134 @@
+//! Bytes between the network (async) and the disk (blocking): a bounded queue of chunks in each direction.
+
+use std::io::{self, Read};
+
+use bytes::{Buf, Bytes};
+use outlast_blobs::{BundleStore, ShardKey, ShardMeta, ShardStore};
+use outlast_types::Digest;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// At most this in one message.
+pub(crate) const CHUNK_BYTES: usize = 1 << 20;
+/// Chunks between disk and network: enough to keep both busy, 8 MiB a transfer at most.
+const CHUNKS_MAX: usize = 8;
+
+/// Why received bytes were not kept.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReceiveError {
+    #[error("the bytes are not those that were announced: {0}")]
+    Mismatch(String),
+    #[error("{0}")]
+    Write(String),
+}
+
+/// Bytes that are being received. Dropped before `finish`, nothing of them stays.
+pub(crate) struct Incoming<T> {
+    chunks: mpsc::Sender<Option<Bytes>>,
+    writer: JoinHandle<Result<T, ReceiveError>>,
+}
+
+impl<T: Send + 'static> Incoming<T> {
+    fn begin(write: impl FnOnce(ChunkReader) -> Result<T, ReceiveError> + Send + 'static) -> Self {
+        let (chunks, queue) = mpsc::channel(CHUNKS_MAX);
+        let reader = ChunkReader { queue, current: Bytes::new(), is_whole: false };
+        Self { chunks, writer: tokio::task::spawn_blocking(move || write(reader)) }
+    }
+
+    /// Whether more is taken; where it is not, `finish` says why.
+    pub(crate) async fn push(&self, chunk: Bytes) -> bool {
+        self.chunks.send(Some(chunk)).await.is_ok()
+    }
+
+    /// Every byte was pushed. Answers when they are verified and durable.
+    pub(crate) async fn finish(self) -> Result<T, ReceiveError> {
+        let _ = self.chunks.send(None).await;
+        self.writer.await.expect("the writer does not panic")
+    }
+}
+
+/// Receives a shard; anything but the announced bytes is refused.
+pub(crate) fn receive_shard(store: &ShardStore, key: ShardKey, root: Digest, size_bytes: u64) -> Incoming<ShardMeta> {
+    let store = store.clone();
+    Incoming::begin(move |reader| {
+        let failed = |err: &dyn std::error::Error| ReceiveError::Write(chain(err));
+        let mut writer = store.begin(Some(size_bytes)).map_err(|err| failed(&err))?;
+        // One more than announced is enough to see that it is too much.
+        io::copy(&mut reader.take(size_bytes.saturating_add(1)), &mut writer).map_err(|err| failed(&err))?;
+        let meta = writer.finish(&key).map_err(|err| failed(&err))?;
+        if (meta.root, meta.size_bytes) != (root, size_bytes) {
+            let words = format!("{root} with {size_bytes} bytes was announced, {} with {} came", meta.root, meta.size_bytes);
+            // Under its own root it would harm nobody; it is only of no use.
+            let _ = store.remove(&key, meta.root);
+            return Err(ReceiveError::Mismatch(words));
+        }
+        Ok(meta)
+    })
+}
+
+/// Receives a bundle; anything but the announced content is refused.
+pub(crate) fn receive_bundle(store: &BundleStore, digest: Digest, size_bytes: u64) -> Incoming<()> {
+    let store = store.clone();
+    Incoming::begin(move |reader| match store.put(reader, Some(digest), size_bytes) {
+        Ok(_) => Ok(()),
+        Err(err @ (outlast_blobs::BundleError::Mismatch { .. } | outlast_blobs::BundleError::TooLarge { .. })) => {
+            Err(ReceiveError::Mismatch(chain(&err)))
+        }
+        Err(err) => Err(ReceiveError::Write(chain(&err))),
+    })
+}
+
+struct ChunkReader {
+    queue: mpsc::Receiver<Option<Bytes>>,
+    current: Bytes,
+    is_whole: bool,
+}
+
+impl Read for ChunkReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() && !self.is_whole {
+            match self.queue.blocking_recv() {
+                Some(Some(chunk)) => self.current = chunk,
+                Some(None) => self.is_whole = true,
+                None => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the sender went away")),
+            }
+        }
+        let count = self.current.len().min(buffer.len());
+        self.current.copy_to_slice(&mut buffer[..count]);
+        Ok(count)
+    }
+}
+
+/// Reads in chunks on a blocking thread. An error is the last item.
+pub(crate) fn read_chunks<R: Read + Send + 'static>(mut source: R) -> mpsc::Receiver<io::Result<Bytes>> {
+    let (sender, queue) = mpsc::channel(CHUNKS_MAX);
+    tokio::task::spawn_blocking(move || {
+        loop {
+            let chunk = read_chunk(&mut source);
+            let is_end = matches!(&chunk, Ok(bytes) if bytes.is_empty());
+            let is_last = chunk.is_err();
+            if is_end || sender.blocking_send(chunk).is_err() || is_last {
+                return;
+            }
+        }
+    });
+    queue
+}
+
+fn read_chunk(source: &mut impl Read) -> io::Result<Bytes> {
+    let mut chunk = Vec::new();
+    source.take(CHUNK_BYTES as u64).read_to_end(&mut chunk)?;
+    Ok(Bytes::from(chunk))
+}
+
+/// An error with all its causes, for records that people read where no log is at hand.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

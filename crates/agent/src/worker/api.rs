@@ -1,0 +1,166 @@
+//! `outlast.worker.v1`: what a worker asks of its agent.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt};
+use outlast_process::boot_now;
+use outlast_proto::status::Failure;
+use outlast_proto::worker::v1::worker_service_server::WorkerService;
+use outlast_proto::worker::v1::{self as pb, signal::Kind};
+use outlast_types::CheckpointSeq;
+use tokio_stream::wrappers::WatchStream;
+use tonic::{Request, Response, Status};
+
+use super::handle::{Wishes, WorkerHandle};
+use super::save;
+use crate::checkpoints::Fate;
+use crate::context::Context;
+use crate::event::Event;
+
+/// Metrics of one report; more are left out, so that a heartbeat stays small.
+const METRICS_MAX: usize = 64;
+const METRIC_NAME_BYTES_MAX: usize = 128;
+
+pub(crate) struct WorkerServiceHandler {
+    context: Arc<Context>,
+    handle: Arc<WorkerHandle>,
+}
+
+impl WorkerServiceHandler {
+    pub(crate) fn new(context: Arc<Context>, handle: Arc<WorkerHandle>) -> Self {
+        Self { context, handle }
+    }
+
+    /// A worker of an attempt that is over may do nothing any more (invariant 24; the log says the same at a seal).
+    fn current(&self) -> Result<(), Status> {
+        if self.handle.is_fenced() || self.context.is_superseded(&self.handle.key.attempt) {
+            return Err(fenced(&self.handle).into());
+        }
+        Ok(())
+    }
+}
+
+fn fenced(handle: &WorkerHandle) -> Failure {
+    Failure::Fenced { reason: format!("fenced: attempt {} is over", handle.key.attempt) }
+}
+
+#[tonic::async_trait]
+impl WorkerService for WorkerServiceHandler {
+    async fn register(&self, request: Request<pb::RegisterRequest>) -> Result<Response<pb::RegisterResponse>, Status> {
+        self.current()?;
+        let pb::RegisterRequest { pid, sdk } = request.into_inner();
+        let key = self.handle.key;
+        tracing::debug!(attempt = %key.attempt, rank = key.rank, pid, sdk, "worker registered");
+        let assigned = self.handle.assigned.borrow();
+        let restore = assigned.restore.as_ref();
+        let text = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
+        Ok(Response::new(pb::RegisterResponse {
+            job: key.attempt.group.job.to_string(),
+            job_name: assigned.job_name.clone(),
+            attempt: key.attempt.to_string(),
+            rank: key.rank,
+            world_size: assigned.world_size,
+            restore_dir: restore.map(|_| text(self.handle.dir.restore())).unwrap_or_default(),
+            restore_step: restore.map_or(0, |restore| restore.step),
+            checkpoint_dir: text(self.handle.dir.checkpoint()),
+        }))
+    }
+
+    async fn report(&self, request: Request<pb::ReportRequest>) -> Result<Response<pb::ReportResponse>, Status> {
+        self.current()?;
+        let pb::ReportRequest { step, metrics } = request.into_inner();
+        let fits = |(name, value): &(String, f64)| name.len() <= METRIC_NAME_BYTES_MAX && value.is_finite();
+        let metrics = metrics.into_iter().filter(fits).take(METRICS_MAX).collect();
+        *self.handle.progress.lock() = Some((step, metrics));
+        let checkpoint_due = self.handle.due.lock().is_due(step, boot_now());
+        let stop = self.handle.wishes.borrow().stop;
+        Ok(Response::new(pb::ReportResponse { checkpoint_due, stop }))
+    }
+
+    async fn ready(&self, _request: Request<pb::ReadyRequest>) -> Result<Response<pb::ReadyResponse>, Status> {
+        self.current()?;
+        let _ = self.context.events.send(Event::Ready(self.handle.key)).await;
+        Ok(Response::new(pb::ReadyResponse {}))
+    }
+
+    async fn save_checkpoint(
+        &self,
+        request: Request<pb::SaveCheckpointRequest>,
+    ) -> Result<Response<pb::SaveCheckpointResponse>, Status> {
+        self.current()?;
+        let pb::SaveCheckpointRequest { step, directory } = request.into_inner();
+        let saved = save::save(&self.context, &self.handle, step, directory.into()).await.map_err(Failure::from)?;
+        Ok(Response::new(pb::SaveCheckpointResponse {
+            checkpoint: saved.seq.to_string(),
+            size_bytes: saved.size_bytes,
+            root: saved.root.to_string(),
+        }))
+    }
+
+    async fn wait_checkpoint(
+        &self,
+        request: Request<pb::WaitCheckpointRequest>,
+    ) -> Result<Response<pb::WaitCheckpointResponse>, Status> {
+        let seq: CheckpointSeq = outlast_proto::convert::parse("checkpoint", &request.into_inner().checkpoint)?;
+        let job = self.handle.key.attempt.group.job;
+        let mut changes = self.context.checkpoints.subscribe();
+        let mut wishes = self.handle.wishes.subscribe();
+        loop {
+            match self.context.checkpoints.fate(job, seq) {
+                Some(Fate::Sealed) => return Ok(Response::new(pb::WaitCheckpointResponse { sealed: true, reason: String::new() })),
+                Some(Fate::Over(reason)) => return Ok(Response::new(pb::WaitCheckpointResponse { sealed: false, reason })),
+                None if wishes.borrow_and_update().fenced => {
+                    let reason = fenced(&self.handle).to_string();
+                    return Ok(Response::new(pb::WaitCheckpointResponse { sealed: false, reason }));
+                }
+                None => {}
+            }
+            let gone = |_| Status::unavailable("the agent stops");
+            tokio::select! {
+                changed = changes.changed() => changed.map_err(gone)?,
+                changed = wishes.changed() => changed.map_err(gone)?,
+                () = self.handle.cancel.cancelled() => return Err(Status::unavailable("the agent stops")),
+            }
+        }
+    }
+
+    type SignalsStream = Pin<Box<dyn Stream<Item = Result<pb::Signal, Status>> + Send>>;
+
+    async fn signals(&self, _request: Request<pb::SignalsRequest>) -> Result<Response<Self::SignalsStream>, Status> {
+        let wishes = WatchStream::new(self.handle.wishes.subscribe());
+        let signals = wishes.scan(Wishes::default(), |told, wishes| {
+            let news = news(told, wishes);
+            futures::future::ready(Some(futures::stream::iter(news)))
+        });
+        let until_end = self.handle.cancel.clone().cancelled_owned();
+        Ok(Response::new(Box::pin(signals.flatten().take_until(until_end))))
+    }
+}
+
+fn news(told: &mut Wishes, wishes: Wishes) -> Vec<Result<pb::Signal, Status>> {
+    let mut kinds = Vec::new();
+    if wishes.checkpoints_asked > told.checkpoints_asked {
+        kinds.push(Kind::CheckpointNow);
+    }
+    if wishes.stop && !told.stop {
+        kinds.push(Kind::Stop);
+    }
+    *told = wishes;
+    kinds.into_iter().map(|kind| Ok(pb::Signal { kind: kind.into() })).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_wish_is_told_once() {
+        let mut told = Wishes::default();
+        let wishes = Wishes { checkpoints_asked: 1, ..Wishes::default() };
+        assert_eq!(news(&mut told, wishes).len(), 1);
+        assert_eq!(news(&mut told, wishes).len(), 0);
+        assert_eq!(news(&mut told, Wishes { stop: true, ..wishes }).len(), 1);
+        assert_eq!(news(&mut told, Wishes { checkpoints_asked: 2, stop: true, fenced: true }).len(), 1);
+    }
+}

@@ -1,0 +1,20 @@
+//! One worker on this node: its folder, what the agent's parts share about it, its API, and how it is started.
+
+pub(crate) mod api;
+mod bundle;
+mod env;
+mod folder;
+mod handle;
+mod log_dir;
+mod ready;
+mod rendezvous;
+mod restore;
+pub(crate) mod save;
+mod socket;
+pub(crate) mod start;
+
+pub(crate) use folder::{Record, WorkerDir};
+pub(crate) use handle::WorkerHandle;
+pub(crate) use log_dir::{keep_newest_logs, worker_dirs};
+pub(crate) use ready::watch_ready;
+pub(crate) use socket::serve_socket;

@@ -1,0 +1,132 @@
+//! The rank's part of the checkpoint that its attempt starts from: from the own disk, else from a peer, every byte
+//! verified before the worker sees it. "It is bad", "it is not there" and "it cannot be read now" are different answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use outlast_blobs::{ReadError, ShardKey, pack};
+use tokio::time::Instant;
+
+use super::folder::WorkerDir;
+use crate::assigned::RestoreFrom;
+use crate::context::{Context, blocking};
+use crate::peer::client::{self, Unusable};
+use crate::transfer::chain;
+
+/// Holders that are merely away are asked again for this long; the coordinator has its own patience (`restore_wait`).
+const TRY_FOR: Duration = Duration::from_secs(30);
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub(super) struct RestoreError {
+    /// Every holder answered that its bytes are bad or gone.
+    pub(super) corrupt: bool,
+    pub(super) reason: String,
+}
+
+/// Fills the restore folder.
+pub(super) async fn restore(
+    context: &Arc<Context>,
+    rank: u32,
+    from: &RestoreFrom,
+    dir: &WorkerDir,
+) -> Result<(), RestoreError> {
+    let key = ShardKey { job: from.attempt.group.job, attempt: from.attempt, seq: from.seq, rank };
+    let until = Instant::now() + TRY_FOR;
+    loop {
+        let mut said = Vec::new();
+        match unpack_own(context, key, from, dir).await {
+            Ok(()) => return Ok(()),
+            Err(unusable) => said.push(("this node".to_owned(), unusable)),
+        }
+        for peer in from.holders.iter().filter(|peer| peer.node != context.node.as_str()) {
+            let fetched = client::get_shard(context, peer, key, from).await;
+            let tried = match fetched {
+                Ok(()) => unpack_own(context, key, from, dir).await,
+                Err(unusable) => Err(unusable),
+            };
+            match tried {
+                Ok(()) => return Ok(()),
+                Err(unusable) => said.push((peer.node.clone(), unusable)),
+            }
+        }
+        let may_change = said.iter().any(|(_, unusable)| matches!(unusable, Unusable::Transient(_)));
+        if !may_change || Instant::now() >= until {
+            return Err(verdict(from, &said));
+        }
+        tokio::time::sleep(TRY_AGAIN_AFTER).await;
+    }
+}
+
+/// Corrupt only if nobody was merely away, and the trouble is not our own.
+fn verdict(from: &RestoreFrom, said: &[(String, Unusable)]) -> RestoreError {
+    let corrupt = said.iter().all(|(_, unusable)| matches!(unusable, Unusable::Corrupt(_) | Unusable::Missing(_)));
+    let words: Vec<_> = said
+        .iter()
+        .map(|(node, unusable)| match unusable {
+            Unusable::Corrupt(reason) => format!("{node}: damaged ({reason})"),
+            Unusable::Missing(reason) => format!("{node}: not there ({reason})"),
+            Unusable::Transient(reason) => format!("{node}: cannot be read now ({reason})"),
+            Unusable::Local(reason) => format!("{node}: {reason}"),
+        })
+        .collect();
+    RestoreError { corrupt, reason: format!("checkpoint {} has no usable bytes; {}", from.seq, words.join("; ")) }
+}
+
+async fn unpack_own(
+    context: &Arc<Context>,
+    key: ShardKey,
+    from: &RestoreFrom,
+    dir: &WorkerDir,
+) -> Result<(), Unusable> {
+    let (store, root, target) = (context.shards.clone(), from.root, dir.restore());
+    blocking(move || {
+        super::folder::remove_dir(&target).map_err(|err| Unusable::Local(err.to_string()))?;
+        let shard = store.open_shard(&key, root).map_err(|err| classify(&err))?;
+        // Every extent is verified before one byte of it gets here; what was unpacked before a bad one is removed above.
+        pack::unpack(shard, &target, pack::PackLimits::CHECKPOINT).map(drop).map_err(|err| unpacked(&err))
+    })
+    .await
+}
+
+fn unpacked(error: &pack::PackError) -> Unusable {
+    let source = match error {
+        pack::PackError::Damaged { source } | pack::PackError::Io { source, .. } => Some(source),
+        _ => None,
+    };
+    let read = source.and_then(|source| source.get_ref()).and_then(|inner| inner.downcast_ref::<ReadError>());
+    read.map_or_else(|| Unusable::Local(chain(error)), classify)
+}
+
+fn classify(error: &ReadError) -> Unusable {
+    let reason = chain(error);
+    match error {
+        ReadError::Corrupt { .. } => Unusable::Corrupt(reason),
+        ReadError::Missing => Unusable::Missing(reason),
+        ReadError::Transient { .. } => Unusable::Local(reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use outlast_types::{CheckpointSeq, Digest};
+
+    #[test]
+    fn only_bad_or_missing_bytes_everywhere_count_as_corrupt() {
+        let from = RestoreFrom {
+            seq: CheckpointSeq(7),
+            step: 1,
+            attempt: "j1/0@1.1".parse().expect("valid"),
+            root: Digest([0; 32]),
+            size_bytes: 0,
+            holders: Vec::new(),
+        };
+        let said = |unusable: Unusable| verdict(&from, &[("a".into(), Unusable::Missing("m".into())), ("b".into(), unusable)]);
+        assert!(said(Unusable::Corrupt("c".into())).corrupt);
+        let away = said(Unusable::Transient("timeout".into()));
+        assert!(!away.corrupt && away.reason.contains("b: cannot be read now (timeout)"), "{away}");
+        assert!(!said(Unusable::Local("disk".into())).corrupt);
+    }
+}

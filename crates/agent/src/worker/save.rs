@@ -1,0 +1,180 @@
+//! Saving a rank's part of a checkpoint: open it in the log, pack the folder into a shard, and have it copied to peers.
+//!
+//! ```text
+//!  OpenCheckpoint ──► staged ──► pack + hash + fsync ──► durable here ──► the worker goes on
+//!   (refused: over)                (failed: dropped)          └──► copies to peers ──► receipt with all holders
+//! ```
+//! It goes on when the worker dies in the middle: what was handed over can still be sealed (salvage).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outlast_blobs::pack::{self, PackLimits};
+use outlast_blobs::{ShardKey, ShardMeta};
+use outlast_process::boot_now;
+use outlast_proto::node::v1 as node_pb;
+use outlast_proto::status::Failure;
+use outlast_types::{CheckpointSeq, Digest};
+use tokio::sync::oneshot;
+
+use super::handle::WorkerHandle;
+use crate::checkpoints::Part;
+use crate::context::{Context, blocking};
+use crate::peer::client;
+use crate::transfer::chain;
+
+/// An election and a busy log fit in.
+const OPEN_WITHIN: Duration = Duration::from_secs(10);
+/// Saves of one worker at a time: one being written, one being begun.
+const SAVES_MAX: usize = 2;
+/// Rounds over the peers while too few of them take a copy: about ten minutes, longer than a checkpoint stays open.
+const ROUNDS_MAX: u32 = 60;
+const ROUND_WAIT_MAX: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SaveError {
+    #[error("{0} is not an absolute path of a folder")]
+    NotAFolder(PathBuf),
+    #[error("{SAVES_MAX} checkpoints of this worker are being written already")]
+    Busy,
+    #[error("the checkpoint could not be opened")]
+    Open(#[source] Failure),
+    #[error("the log's answer names no checkpoint: {0}")]
+    Answer(#[from] outlast_proto::FieldError),
+    #[error("the folder could not be written as a shard: {0}")]
+    Write(String),
+    #[error("the agent stops")]
+    Stopping,
+}
+
+impl From<SaveError> for Failure {
+    fn from(error: SaveError) -> Self {
+        let reason = error.to_string();
+        let hint = "training goes on; the next save may succeed".to_owned();
+        match error {
+            SaveError::Open(failure) => failure,
+            SaveError::NotAFolder(_) => Failure::Rejected { reason, hint: "give the folder's absolute path".to_owned() },
+            SaveError::Busy => Failure::Exhausted { reason, hint, retry_after_ms: 500 },
+            SaveError::Write(_) => Failure::Exhausted { reason, hint, retry_after_ms: 1_000 },
+            SaveError::Answer(_) => Failure::Fatal { reason },
+            SaveError::Stopping => Failure::Unavailable { reason, hint, retry_after_ms: 500 },
+        }
+    }
+}
+
+/// Durable on this node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Saved {
+    pub(crate) seq: CheckpointSeq,
+    pub(crate) root: Digest,
+    pub(crate) size_bytes: u64,
+}
+
+/// Answers when every byte is durable here; the copies follow.
+pub(crate) async fn save(
+    context: &Arc<Context>,
+    handle: &Arc<WorkerHandle>,
+    step: u64,
+    dir: PathBuf,
+) -> Result<Saved, SaveError> {
+    if !dir.is_absolute() || !dir.is_dir() {
+        return Err(SaveError::NotAFolder(dir));
+    }
+    if handle.saves.len() >= SAVES_MAX {
+        return Err(SaveError::Busy);
+    }
+    handle.due.lock().save_begun(step, boot_now());
+    let (reply, answer) = oneshot::channel();
+    let (context, handle2) = (Arc::clone(context), Arc::clone(handle));
+    // On its own, because a dead worker's call is dropped in the middle.
+    handle.saves.spawn(async move {
+        let saved = open_and_write(&context, &handle2, step, dir).await;
+        if let Err(err) = &saved {
+            let key = handle2.key;
+            tracing::warn!(attempt = %key.attempt, rank = key.rank, step, error = %err, "checkpoint not saved");
+        }
+        let _ = reply.send(saved);
+    });
+    answer.await.unwrap_or(Err(SaveError::Stopping))
+}
+
+async fn open_and_write(
+    context: &Arc<Context>,
+    handle: &Arc<WorkerHandle>,
+    step: u64,
+    dir: PathBuf,
+) -> Result<Saved, SaveError> {
+    let key = handle.key;
+    let request = node_pb::OpenCheckpointRequest {
+        node: context.node.to_string(),
+        registration: context.registration().0,
+        attempt: key.attempt.to_string(),
+        step,
+    };
+    let opening = context.coordinators.open_checkpoint(request, OPEN_WITHIN);
+    let opened = context.shutdown.run_until_cancelled(opening).await.ok_or(SaveError::Stopping)?;
+    let opened = opened.map_err(SaveError::Open)?;
+    let seq = outlast_proto::convert::parse("checkpoint", &opened)?;
+    let part = Part { attempt: key.attempt, seq, rank: key.rank };
+    context.checkpoints.staged(part);
+    let shard = ShardKey { job: key.attempt.group.job, attempt: key.attempt, seq, rank: key.rank };
+    let store = context.shards.clone();
+    let written = blocking(move || {
+        let mut writer = store.begin(None).map_err(|err| chain(&err))?;
+        pack::pack_dir(&dir, &mut writer, PackLimits::CHECKPOINT).map_err(|err| chain(&err))?;
+        writer.finish(&shard).map_err(|err| chain(&err))
+    });
+    let meta = written.await.map_err(|reason| {
+        context.checkpoints.dropped(part);
+        SaveError::Write(reason)
+    })?;
+    context.metrics.checkpoint_bytes_written.inc_by(meta.size_bytes);
+    announce_and_copy(context, handle, meta.clone());
+    Ok(Saved { seq, root: meta.root, size_bytes: meta.size_bytes })
+}
+
+/// Says that the shard is durable here, and has it copied until there are holders enough or the log has decided.
+pub(crate) fn announce_and_copy(context: &Arc<Context>, handle: &Arc<WorkerHandle>, meta: ShardMeta) {
+    let part = Part { attempt: meta.key.attempt, seq: meta.key.seq, rank: meta.key.rank };
+    let is_alone = replicas(handle) <= 1;
+    context.checkpoints.held(part, meta.root, meta.size_bytes, vec![context.holder()], is_alone);
+    if is_alone {
+        return;
+    }
+    let (context2, handle) = (Arc::clone(context), Arc::clone(handle));
+    let stop = context.shutdown.clone();
+    let work = async move { copy(&context2, &handle, part, &meta).await };
+    context.tasks.spawn(async move { stop.run_until_cancelled(work).await });
+}
+
+fn replicas(handle: &WorkerHandle) -> usize {
+    handle.assigned.borrow().replicas as usize
+}
+
+async fn copy(context: &Arc<Context>, handle: &WorkerHandle, part: Part, meta: &ShardMeta) {
+    let mut holders = vec![context.holder()];
+    for round in 0..ROUNDS_MAX {
+        let peers = handle.assigned.borrow().replica_peers.clone();
+        for peer in peers {
+            if holders.len() >= replicas(handle) || !context.checkpoints.is_pending(&part) {
+                break;
+            }
+            if holders.iter().any(|holder| holder.node.as_str() == peer.node) {
+                continue;
+            }
+            match client::put_shard(context, &peer, meta).await {
+                Ok(holder) => holders.push(holder),
+                Err(err) => {
+                    tracing::warn!(attempt = %part.attempt, rank = part.rank, checkpoint = %part.seq, peer = %peer.node, error = %err, "no copy on this peer");
+                }
+            }
+        }
+        let enough = holders.len() >= replicas(handle);
+        context.checkpoints.held(part, meta.root, meta.size_bytes, holders.clone(), !enough);
+        if enough || !context.checkpoints.is_pending(&part) {
+            return;
+        }
+        tokio::time::sleep((Duration::from_millis(500) * 2u32.saturating_pow(round)).min(ROUND_WAIT_MAX)).await;
+    }
+}

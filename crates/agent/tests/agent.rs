@@ -1,0 +1,261 @@
+//! A whole agent with real keepers and workers, against a coordinator that the test plays.
+
+mod fake;
+
+use std::path::{Path, PathBuf};
+
+use fake::{CLUSTER, Fake, eventually, shell};
+use outlast_agent::{Agent, AgentConfig, ResourceOverrides, RunningAgent, StopWorkers};
+use outlast_control::state::Observation;
+use outlast_proto::node::v1 as pb;
+use outlast_proto::worker::v1 as worker_pb;
+use outlast_proto::worker::v1::worker_service_client::WorkerServiceClient;
+use outlast_types::{ExitStatus, NodeId};
+use tonic::transport::{Channel, Endpoint};
+
+const A1: &str = "j1/0@1.1";
+const A2: &str = "j1/0@1.2";
+const LONG: &str = "exec sleep 1000";
+
+fn keeper_exe() -> PathBuf {
+    let test = std::env::current_exe().expect("a test program");
+    test.ancestors().nth(2).expect("target/debug/deps").join("examples/agent_keeper")
+}
+
+async fn start(name: &str, dir: &Path, coordinators: &[&Fake]) -> RunningAgent {
+    let config = AgentConfig {
+        data_dir: dir.to_owned(),
+        name: Some(NodeId::new(name).expect("a name")),
+        coordinators: coordinators.iter().map(|fake| fake.address.clone()).collect(),
+        listen: "127.0.0.1:0".parse().expect("an address"),
+        resources: ResourceOverrides { gpus: Some(0), ..ResourceOverrides::default() },
+        keeper_exe: Some(keeper_exe()),
+        ..AgentConfig::default()
+    };
+    Agent::start(config).await.expect("starts")
+}
+
+fn has(fake: &Fake, node: &str, wanted: impl Fn(&Observation) -> bool) -> bool {
+    fake.observations(node).iter().any(wanted)
+}
+
+fn started(attempt: &'static str) -> impl Fn(&Observation) -> bool {
+    move |seen| matches!(seen, Observation::Started { attempt: of, .. } if of.to_string() == attempt)
+}
+
+fn exited(attempt: &'static str) -> impl Fn(&Observation) -> bool {
+    move |seen| matches!(seen, Observation::Exited { attempt: of, .. } if of.to_string() == attempt)
+}
+
+fn released(attempt: &'static str) -> impl Fn(&Observation) -> bool {
+    move |seen| matches!(seen, Observation::Released { attempt: of, .. } if of.to_string() == attempt)
+}
+
+fn stopped(worker: pb::DesiredWorker) -> pb::DesiredWorker {
+    pb::DesiredWorker { stop: true, may_start: false, ..worker }
+}
+
+/// Some more heartbeats: whatever the agent was going to do, it has done.
+async fn beats(fake: &Fake, node: &str) {
+    let before = fake.node(node).heartbeats;
+    eventually("more heartbeats", || fake.node(node).heartbeats > before + 3).await;
+}
+
+async fn socket(dir: &Path, attempt: &str) -> WorkerServiceClient<Channel> {
+    let attempt: outlast_types::AttemptId = attempt.parse().expect("valid");
+    let record = dir.join("workers").join(format!("{}-0/worker.json", attempt.file_name()));
+    let record: serde_json::Value = serde_json::from_slice(&std::fs::read(record).expect("a record")).expect("json");
+    let path = PathBuf::from(record["socket"].as_str().expect("a path"));
+    let connector = tower::service_fn(move |_| {
+        let path = path.clone();
+        async move { Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(tokio::net::UnixStream::connect(path).await?)) }
+    });
+    let channel = Endpoint::from_static("http://worker").connect_with_connector(connector).await.expect("connects");
+    WorkerServiceClient::new(channel)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_runs_its_end_is_told_until_it_is_applied_and_its_files_go_then() {
+    let (fake, tmp) = (Fake::start().await, tempfile::tempdir().expect("a folder"));
+    fake.change(|book| book.acknowledges = false);
+    fake.desire("n1", 5, vec![shell(A1, "echo rank $RANK of $WORLD_SIZE; echo $OUTLAST_ATTEMPT >&2; exit 3")]);
+    let agent = start("n1", tmp.path(), &[&fake]).await;
+    eventually("released", || has(&fake, "n1", released(A1))).await;
+    let seen = fake.observations("n1");
+    let order: Vec<_> = seen
+        .iter()
+        .map(|seen| match seen {
+            Observation::Rendezvous { .. } => "rendezvous",
+            Observation::Started { .. } => "started",
+            Observation::Exited { .. } => "exited",
+            Observation::Released { .. } => "released",
+            _ => "other",
+        })
+        .collect();
+    assert_eq!(order, ["rendezvous", "started", "exited", "released"]);
+    let Observation::Exited { exit, .. } = &seen[2] else { panic!("seen above") };
+    assert_eq!(exit.status, ExitStatus::Code(3));
+    assert!(exit.last_lines.iter().any(|line| line == "rank 0 of 1"), "{:?}", exit.last_lines);
+    assert!(exit.last_lines.iter().any(|line| line == A1), "{:?}", exit.last_lines);
+    let told = fake.node("n1").batches.len();
+    eventually("told again from the first", || fake.node("n1").batches[told..].contains(&1)).await;
+    let dir = tmp.path().join("workers/j1.0.1.1-0");
+    assert!(dir.join("work").exists() && !dir.join("over").exists(), "files stay until the release is in the log");
+    fake.change(|book| book.acknowledges = true);
+    eventually("cleaned", || dir.join("over").exists() && !dir.join("work").exists()).await;
+    assert!(dir.join("keeper/log").exists(), "the log stays");
+    agent.shutdown(StopWorkers::Yes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_start_says_why_and_is_released() {
+    let (fake, tmp) = (Fake::start().await, tempfile::tempdir().expect("a folder"));
+    let worker = pb::DesiredWorker { command: vec!["no-such-program".into()], ..shell(A1, "") };
+    fake.desire("n1", 5, vec![worker]);
+    let agent = start("n1", tmp.path(), &[&fake]).await;
+    eventually("released", || has(&fake, "n1", released(A1))).await;
+    let named = |seen: &Observation| matches!(seen, Observation::StartFailed { reason, .. } if reason.contains("no-such-program"));
+    assert!(has(&fake, "n1", named), "{:?}", fake.observations("n1"));
+    agent.shutdown(StopWorkers::Yes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_state_is_ignored_absence_stops_nothing_and_a_stop_stops() {
+    let (fake, tmp) = (Fake::start().await, tempfile::tempdir().expect("a folder"));
+    fake.desire("n1", 10, vec![shell(A1, LONG)]);
+    let agent = start("n1", tmp.path(), &[&fake]).await;
+    eventually("started", || has(&fake, "n1", started(A1))).await;
+    let running = pb::DesiredWorker { may_start: false, ..shell(A1, LONG) };
+    fake.change(|book| {
+        let node = book.nodes.get_mut("n1").expect("known");
+        node.desired = pb::DesiredState { index: 9, workers: vec![stopped(running.clone())] };
+    });
+    beats(&fake, "n1").await;
+    fake.desire("n1", 11, Vec::new());
+    beats(&fake, "n1").await;
+    assert!(!has(&fake, "n1", exited(A1)), "neither an old stop nor absence ends a worker");
+    fake.desire("n1", 12, vec![stopped(running)]);
+    eventually("released", || has(&fake, "n1", released(A1))).await;
+    assert!(has(&fake, "n1", exited(A1)));
+    agent.shutdown(StopWorkers::Yes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_lags_behind_the_grant_starts_nothing_and_is_left() {
+    let (old, new, tmp) = (Fake::start().await, Fake::start().await, tempfile::tempdir().expect("a folder"));
+    old.desire("n1", 50, vec![shell(A1, LONG)]);
+    old.change(|book| {
+        book.coordinators = vec![old.address.clone(), new.address.clone()];
+        book.nodes.get_mut("n1").expect("known").assignments_index = 100;
+    });
+    new.desire("n1", 100, vec![shell(A2, LONG)]);
+    new.change(|book| book.coordinators = vec![old.address.clone(), new.address.clone()]);
+    let agent = start("n1", tmp.path(), &[&old]).await;
+    eventually("started by the newer one", || has(&new, "n1", started(A2))).await;
+    assert!(!has(&old, "n1", started(A1)) && !has(&new, "n1", started(A1)));
+    agent.shutdown(StopWorkers::Yes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_agent_adopts_what_runs_and_serves_its_socket_again() {
+    let (fake, tmp) = (Fake::start().await, tempfile::tempdir().expect("a folder"));
+    fake.desire("n1", 10, vec![shell(A1, LONG)]);
+    let first = start("n1", tmp.path(), &[&fake]).await;
+    eventually("started", || has(&fake, "n1", started(A1))).await;
+    first.shutdown(StopWorkers::No).await;
+    let running = pb::DesiredWorker { may_start: false, ..shell(A1, LONG) };
+    fake.change(|book| book.welcome_index = 20);
+    fake.desire("n1", 20, vec![running.clone()]);
+    let second = start("n1", tmp.path(), &[&fake]).await;
+    eventually("a second hello", || fake.node("n1").hellos.len() >= 2).await;
+    let hello = fake.node("n1").hellos.last().cloned().expect("there");
+    assert_eq!(hello.cluster_id, CLUSTER, "the cluster is remembered");
+    let registration = hello.registration.expect("there");
+    let adopted: Vec<_> = registration.adopted.iter().map(|worker| worker.attempt.as_str()).collect();
+    assert_eq!(adopted, [A1]);
+    let registered = socket(tmp.path(), A1).await.register(worker_pb::RegisterRequest::default()).await;
+    assert_eq!(registered.expect("served").into_inner().attempt, A1);
+    beats(&fake, "n1").await;
+    assert!(!has(&fake, "n1", exited(A1)), "it goes on");
+    fake.desire("n1", 21, vec![stopped(running)]);
+    eventually("released", || has(&fake, "n1", released(A1))).await;
+    second.shutdown(StopWorkers::Yes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_was_declared_lost_registers_anew_and_stops_what_the_log_does_not_hold() {
+    let (fake, tmp) = (Fake::start().await, tempfile::tempdir().expect("a folder"));
+    fake.desire("n1", 10, vec![shell(A1, LONG)]);
+    let agent = start("n1", tmp.path(), &[&fake]).await;
+    eventually("started", || has(&fake, "n1", started(A1))).await;
+    fake.change(|book| {
+        book.welcome_index = 30;
+        let node = book.nodes.get_mut("n1").expect("known");
+        node.desired = pb::DesiredState { index: 30, workers: Vec::new() };
+        let reason = "fenced: n1 was declared lost under r1: register anew".to_owned();
+        node.refuse = Some(pb::Refused { reason, r#final: true });
+    });
+    eventually("released", || has(&fake, "n1", released(A1))).await;
+    let hellos = fake.node("n1").hellos;
+    let ids: Vec<_> = hellos.iter().filter_map(|hello| Some(hello.registration.as_ref()?.registration)).collect();
+    assert!(ids.len() >= 2 && ids[0] != ids[ids.len() - 1], "{ids:?}");
+    agent.shutdown(StopWorkers::Yes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_is_copied_sealed_and_restored_also_from_a_peer_when_the_own_copy_is_damaged() {
+    let (fake, tmp) = (Fake::start().await, tempfile::tempdir().expect("a folder"));
+    let (dir1, dir2) = (tmp.path().join("n1"), tmp.path().join("n2"));
+    let (agent1, agent2) = (start("n1", &dir1, &[&fake]).await, start("n2", &dir2, &[&fake]).await);
+    let peer = |agent: &RunningAgent| pb::Peer { node: agent.node.to_string(), address: agent.address.to_string() };
+    let peers = [peer(&agent1), peer(&agent2)];
+    let worker = pb::DesiredWorker { replicas: 2, replica_peers: vec![peers[1].clone()], ..shell(A1, LONG) };
+    fake.desire("n1", 10, vec![worker]);
+    eventually("started", || has(&fake, "n1", started(A1))).await;
+
+    let weights = tmp.path().join("weights");
+    std::fs::create_dir(&weights).expect("makes");
+    std::fs::write(weights.join("w"), b"forty-two").expect("writes");
+    let mut client = socket(&dir1, A1).await;
+    let report = worker_pb::ReportRequest { step: 7, metrics: [("loss".to_owned(), 0.5)].into() };
+    assert!(!client.report(report).await.expect("reports").into_inner().checkpoint_due);
+    let request = worker_pb::SaveCheckpointRequest { step: 7, directory: weights.to_string_lossy().into_owned() };
+    let saved = client.save_checkpoint(request).await.expect("saves").into_inner();
+    assert_eq!(saved.checkpoint, "ck1");
+    eventually("two holders", || fake.node("n1").receipts.iter().any(|receipt| receipt.holders.len() == 2)).await;
+    let receipt = fake.node("n1").receipts[0].clone();
+    eventually("progress", || fake.node("n1").progress.iter().any(|progress| progress.step == 7)).await;
+
+    let update = pb::CheckpointUpdate { job: "j1".into(), checkpoint: "ck1".into(), state: "sealed".into(), index: 11, seal: "{}".into() };
+    fake.change(|book| book.nodes.values_mut().for_each(|node| node.updates = vec![update.clone()]));
+    let wait = worker_pb::WaitCheckpointRequest { checkpoint: "ck1".into() };
+    assert!(client.wait_checkpoint(wait).await.expect("answers").into_inner().sealed);
+    eventually("no more receipts", || fake.node("n1").receipts.is_empty()).await;
+
+    let shard = walk(&dir2.join("shards")).into_iter().find(|path| path.ends_with(format!("0-{}", saved.root)));
+    let shard = shard.expect("the copy is on the peer's disk");
+    let mut bytes = std::fs::read(&shard).expect("reads");
+    bytes[600] ^= 1;
+    std::fs::write(&shard, bytes).expect("writes");
+    let restore = pb::Restore {
+        checkpoint: "ck1".into(),
+        step: 7,
+        attempt: A1.into(),
+        root: receipt.root.clone(),
+        size_bytes: receipt.size_bytes,
+        holders: peers.to_vec(),
+    };
+    let script = "test \"$(cat $OUTLAST_RESTORE_DIR/w)\" = forty-two && exit 5";
+    fake.desire("n2", 20, vec![pb::DesiredWorker { restore: Some(restore), ..shell(A2, script) }]);
+    eventually("released", || has(&fake, "n2", released(A2))).await;
+    let good = |seen: &Observation| matches!(seen, Observation::Exited { exit, .. } if exit.status == ExitStatus::Code(5));
+    assert!(has(&fake, "n2", good), "{:?}", fake.observations("n2"));
+    assert!(has(&fake, "n2", |seen| matches!(seen, Observation::Restored { .. })));
+    agent1.shutdown(StopWorkers::Yes).await;
+    agent2.shutdown(StopWorkers::Yes).await;
+}
+
+fn walk(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}
