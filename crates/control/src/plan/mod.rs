@@ -90,6 +90,8 @@ struct Pass<'a> {
     incarnation: Incarnation,
     ledger: Ledger<'a>,
     starts: usize,
+    /// The job that this pass gave up last: nothing more of it is started.
+    given_up: Option<JobId>,
     plan: Plan,
 }
 
@@ -97,7 +99,8 @@ struct Pass<'a> {
 pub fn plan(state: &ClusterState, seen: &Observations, now: Now) -> Plan {
     let Some(incarnation) = state.incarnation else { return Plan::default() };
     let ledger = Ledger::new(state, &seen.suspects);
-    let mut pass = Pass { state, seen, now, incarnation, ledger, starts: 0, plan: Plan::default() };
+    let mut pass =
+        Pass { state, seen, now, incarnation, ledger, starts: 0, given_up: None, plan: Plan::default() };
     seals::plan(&mut pass);
     for job in state.active_jobs() {
         if pass.plan.commands.len() >= COMMANDS_MAX || pass.starts >= STARTS_MAX {
@@ -115,6 +118,9 @@ fn plan_job(pass: &mut Pass<'_>, job: &Job) {
     retention::retire(pass, job);
     for group in &job.groups {
         plan_group(pass, job, group);
+        if pass.given_up == Some(job.id) {
+            return;
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use outlast_types::{JobSpec, NodeId, Resources};
+use outlast_types::{JobId, JobSpec, NodeId, Resources};
 
 use crate::state::{Attempt, ClusterState, Group, Job, Node, Placed};
 
@@ -24,6 +24,8 @@ pub(super) struct Ledger<'a> {
     slots: BTreeMap<&'a NodeId, Slot<'a>>,
     /// Wants that found no place in this pass, with the reason: ten thousand alike cost one search.
     failed: BTreeMap<String, String>,
+    /// Places of ranks that this pass has given out: a service's replicas see each other.
+    given: BTreeMap<JobId, Vec<NodeId>>,
 }
 
 /// What one gang wants.
@@ -39,7 +41,11 @@ pub(super) struct Wanted<'a> {
 impl<'a> Ledger<'a> {
     pub(super) fn new(state: &'a ClusterState, suspects: &BTreeSet<NodeId>) -> Self {
         let usable = state.nodes.values().filter(|node| node.accepts_work() && !suspects.contains(&node.id));
-        Self { slots: usable.map(|node| (&node.id, slot(state, node))).collect(), failed: BTreeMap::new() }
+        Self {
+            slots: usable.map(|node| (&node.id, slot(state, node))).collect(),
+            failed: BTreeMap::new(),
+            given: BTreeMap::new(),
+        }
     }
 
     pub(super) fn is_usable(&self, node: &NodeId) -> bool {
@@ -82,6 +88,8 @@ impl<'a> Ledger<'a> {
             taken.push((rank, node, gpus));
         }
         taken.sort();
+        let nodes = taken.iter().map(|(_, node, _)| node.clone());
+        self.given.entry(wanted.job.id).or_default().extend(nodes);
         let placed = |(rank, node, gpus): (u32, NodeId, Vec<u32>)| {
             let registration = self.slots.get(&node)?.node.registration;
             Some(Placed { rank, node, registration, gpus })
@@ -263,7 +271,9 @@ impl<'w> Spread<'w> {
         let mut spread = Self { key: wanted.job.spec.placement.spread.as_deref(), counts: BTreeMap::new() };
         let others = wanted.job.groups.iter().filter(|group| group.id != wanted.group.id);
         let seats = others.filter_map(Group::current).flat_map(|attempt: &Attempt| &attempt.assignments);
-        for slot in seats.filter_map(|seat| ledger.slots.get(&seat.node)) {
+        let given = ledger.given.get(&wanted.job.id).into_iter().flatten();
+        let nodes = seats.map(|seat| &seat.node).chain(given);
+        for slot in nodes.filter_map(|node| ledger.slots.get(node)) {
             spread.count(slot);
         }
         spread

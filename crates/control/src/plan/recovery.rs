@@ -14,6 +14,8 @@ use crate::state::{
 
 /// How long a Stopping attempt is kept for what is nearly sealed (`salvage_wait` of the checkpoint protocol).
 const SALVAGE_MS: Millis = 1_000;
+/// How long a Stopping attempt's complete checkpoint has to be sealed.
+const SEAL_MS: Millis = 2 * SALVAGE_MS;
 /// How long ranks that stay wait for their predecessor's release on a live node before other nodes are chosen: a
 /// kill takes milliseconds, a process in an uninterruptible read takes as long as its disk.
 const RELEASE_WAIT_MS: Millis = 30_000;
@@ -28,6 +30,9 @@ pub(super) fn stopping(pass: &mut Pass<'_>, job: &Job, group: &Group, attempt: &
         pass.plan.check_in(SALVAGE_MS - for_ms);
         return pass.plan.wait(group.id, "what is nearly saved is being sealed first");
     }
+    if awaits_its_seal(pass, attempt, for_ms) {
+        return pass.plan.wait(group.id, "its last checkpoint is complete and is being sealed");
+    }
     if attempt.cause == Some(Cause::Completed) {
         return end(pass, &attempt.id);
     }
@@ -39,6 +44,20 @@ pub(super) fn stopping(pass: &mut Pass<'_>, job: &Job, group: &Group, attempt: &
         return pass.plan.wait(group.id, "its workers are being stopped");
     }
     start(pass, job, group);
+}
+
+/// A seal of this very pass goes before whatever would fence it. One that does not come to be (the manifest cannot be
+/// written) is dropped after as long again: work does not stop for it.
+fn awaits_its_seal(pass: &mut Pass<'_>, attempt: &Attempt, for_ms: Millis) -> bool {
+    if !pass.plan.seals.iter().any(|seal| seal.attempt == attempt.id) {
+        return false;
+    }
+    if for_ms < SEAL_MS {
+        pass.plan.check_in(SEAL_MS - for_ms);
+        return true;
+    }
+    pass.plan.seals.retain(|seal| seal.attempt != attempt.id);
+    false
 }
 
 fn stopping_for(pass: &Pass<'_>, attempt: &AttemptId) -> Millis {
@@ -69,6 +88,7 @@ pub(super) fn start(pass: &mut Pass<'_>, job: &Job, group: &Group) {
     if let Some(reason) = give_up_reason(job, group) {
         let command =
             Command::GiveUp { group: group.id, reason: reason.clone(), incarnation: pass.incarnation };
+        pass.given_up = Some(job.id);
         return pass.plan.push(command, Some(reason));
     }
     match try_start(pass, job, group) {
@@ -147,6 +167,10 @@ fn anew<'j>(job: &'j Job, group: &'j Group, avoid: BTreeMap<u32, NodeId>) -> Wan
 }
 
 /// Rungs 1 to 3.
+///
+/// Ranks that stay wait for their predecessor's release: it says that the node is alive, and that nothing of the old
+/// attempt is in the way. After the loss of another node they need not, where there is room beside the old worker:
+/// that node was heard a moment ago, and its agent stops the old worker on its own.
 fn place_again(
     pass: &mut Pass<'_>,
     job: &Job,
@@ -155,21 +179,22 @@ fn place_again(
 ) -> Result<(Rung, Vec<Placed>), String> {
     let mut stay = BTreeMap::new();
     let mut avoid = BTreeMap::new();
-    let patient =
-        stopping_for(pass, &previous.id) < RELEASE_WAIT_MS && previous.phase == AttemptPhase::Stopping;
+    let mut unreleased = None;
+    let stopping_ms = stopping_for(pass, &previous.id);
+    let patient = stopping_ms < RELEASE_WAIT_MS && previous.phase == AttemptPhase::Stopping;
+    let machine_gone = matches!(previous.cause, Some(Cause::NodeLost { .. } | Cause::NodeRestarted { .. }));
     for seat in &previous.assignments {
         let stuck = seat.is_held() && !patient;
-        if must_move(pass, job, group, previous, seat) || stuck {
+        if stuck || must_move(pass, job, group, previous, seat) {
             avoid.insert(seat.rank, seat.node.clone());
             continue;
         }
         if seat.is_held() {
-            let left_ms = RELEASE_WAIT_MS.saturating_sub(stopping_for(pass, &previous.id));
-            pass.plan.check_in(left_ms);
-            return Err(format!(
-                "rank {} of {} is not released on {} yet",
-                seat.rank, previous.id, seat.node
-            ));
+            let why = format!("rank {} of {} is not released on {} yet", seat.rank, previous.id, seat.node);
+            if !machine_gone || !pass.ledger.is_usable(&seat.node) {
+                return Err(not_yet(pass, stopping_ms, why));
+            }
+            unreleased = Some(why);
         }
         stay.insert(seat.rank, seat.node.clone());
     }
@@ -180,7 +205,15 @@ fn place_again(
             return Ok((rung, placed));
         }
     }
+    if let Some(why) = unreleased {
+        return Err(not_yet(pass, stopping_ms, why));
+    }
     Ok((Rung::Replaced, pass.ledger.place(&anew(job, group, avoid))?))
+}
+
+fn not_yet(pass: &mut Pass<'_>, stopping_ms: Millis, why: String) -> String {
+    pass.plan.check_in(RELEASE_WAIT_MS.saturating_sub(stopping_ms));
+    why
 }
 
 /// Whether a rank cannot, or should not, go back to where it was. A Suspect node is waited for: it is heard again, or

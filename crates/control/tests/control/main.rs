@@ -1,0 +1,9 @@
+//! The control logic as a whole, from its public face: tables of rules, golden bytes and transcripts, properties.
+
+mod golden;
+mod invariants;
+mod plan_rules;
+mod scale;
+mod state_rules;
+mod transcript;
+mod world;

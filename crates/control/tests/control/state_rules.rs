@@ -1,0 +1,619 @@
+//! One test a rule of `apply`: the state, the exact answer, the exact events.
+
+use outlast_control::state::{
+    AssignmentPhase, AttemptPhase, CheckpointState, Command, Envelope, Event, JobState, Limits,
+    NodeCondition, Observation, Outcome, Placed, Refusal, Response, RestoreDecision, Rung, decode_state,
+    encode_state,
+};
+use outlast_types::{
+    Actor, BootId, Cause, CoordinatorId, DiskId, ExitStatus, JobId, RegistrationId, RequestId, WallTime,
+};
+use serde_json::json;
+
+use crate::world::{World, adopted, attempt, ck, exit, group, holder, job_spec, node, registration};
+
+fn is_fenced(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::Fenced { .. })
+}
+fn is_conflict(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::Conflict { .. })
+}
+
+fn start(world: &World, job: u64, previous: u64, nodes: &[u64]) -> Command {
+    let placed = |(rank, n): (usize, &u64)| Placed {
+        rank: rank as u32,
+        node: node(*n),
+        registration: world.state.nodes[&node(*n)].registration,
+        gpus: Vec::new(),
+    };
+    Command::StartAttempt {
+        group: group(job),
+        previous,
+        rung: Rung::First,
+        placed: nodes.iter().enumerate().map(placed).collect(),
+        restore: RestoreDecision::default(),
+        incarnation: world.incarnation(),
+    }
+}
+
+#[test]
+fn invariant_15_a_request_id_gets_one_answer_and_one_effect() {
+    let mut world = World::new(1);
+    let request = Some(RequestId::new("once").expect("valid"));
+    let submit = Command::SubmitJob { spec: Box::new(job_spec("a", &json!({}))), bundle: None };
+    let first = world.send_as(request.clone(), submit.clone());
+    assert_eq!(first, Response::JobSubmitted(JobId(1)));
+    assert_eq!(world.events, [Event::JobSubmitted { job: JobId(1) }]);
+    let before = world.state.jobs.clone();
+    assert_eq!(world.send_as(request, submit), first);
+    assert!(world.events.is_empty() && world.state.jobs == before);
+}
+
+#[test]
+fn remembered_requests_are_bounded_by_number_and_by_time() {
+    let mut world = World::new(1);
+    let cordon = |at: u64, n: usize| Envelope {
+        request: Some(RequestId::new(format!("r{n}")).expect("valid")),
+        actor: Actor::Operator("me".to_owned()),
+        source: None,
+        cause: None,
+        at: WallTime(at),
+        command: Command::CordonNode { node: node(1) },
+    };
+    for n in 0..Limits::REQUESTS_KEPT + 10 {
+        world.state.apply(100, &cordon(0, n));
+    }
+    assert_eq!(world.state.requests.len(), Limits::REQUESTS_KEPT);
+    world.state.apply(101, &cordon(Limits::REQUEST_WINDOW_MS + 1, Limits::REQUESTS_KEPT + 10));
+    assert_eq!(world.state.requests.len(), 1, "older than the window");
+}
+
+#[test]
+fn a_name_is_unique_among_unfinished_jobs() {
+    let mut world = World::new(1);
+    world.submit("a", &json!({}));
+    let again = Command::SubmitJob { spec: Box::new(job_spec("a", &json!({}))), bundle: None };
+    let refusal = world.refused(again.clone());
+    assert!(is_conflict(&refusal) && refusal.to_string().contains("j1"), "{refusal}");
+    world.does(Command::CancelJob { job: JobId(1), reason: None });
+    assert_eq!(world.send(again), Response::JobSubmitted(JobId(2)));
+    assert_eq!(world.state.job_by_name_or_id("a").map(|job| job.id), Some(JobId(2)));
+    assert_eq!(world.state.job_by_name_or_id("j1").map(|job| job.id), Some(JobId(1)));
+}
+
+#[test]
+fn invariant_28_a_stale_leader_causes_no_effect() {
+    let mut world = World::new(2);
+    let job = world.submit("a", &json!({}));
+    let old = world.incarnation();
+    let stale_start = start(&world, job.0, 0, &[1, 2]);
+    world.does(Command::Barrier { coordinator: CoordinatorId(2) });
+    let registration = RegistrationId(101);
+    let lost = Command::NodeLost { node: node(1), registration, incarnation: old };
+    for command in [
+        stale_start,
+        lost,
+        Command::ExpireJob { job, incarnation: old },
+        Command::GiveUp { group: group(1), reason: String::new(), incarnation: old },
+        Command::EndAttempt { attempt: attempt(1, 1), incarnation: old },
+        Command::RequestCheckpoint { attempt: attempt(1, 1), incarnation: old },
+        Command::StopAttempt {
+            attempt: attempt(1, 1),
+            cause: Cause::Cancelled,
+            graceful: true,
+            incarnation: old,
+        },
+    ] {
+        assert!(is_fenced(&world.refused(command)));
+    }
+}
+
+#[test]
+fn coordinator_ids_come_from_the_log_and_never_twice() {
+    let mut world = World::new(0);
+    let add = |address: &str| Command::AddCoordinator { address: address.to_owned(), feature_level: 1 };
+    let envelope = |command| Envelope {
+        request: None,
+        actor: Actor::System,
+        source: None,
+        cause: None,
+        at: WallTime(0),
+        command,
+    };
+    let (first, _) = world.state.apply(40, &envelope(add("b:1")));
+    let (second, _) = world.state.apply(40, &envelope(add("c:1")));
+    assert_eq!(first, Response::CoordinatorAdded(CoordinatorId(40)));
+    assert!(matches!(second, Response::Refused(Refusal::Conflict { .. })));
+    world.index = 40;
+    world.does(Command::RemoveCoordinator { coordinator: CoordinatorId(40) });
+    assert!(world.state.coordinators[&CoordinatorId(40)].removed);
+    assert!(is_conflict(&world.refused(Command::RemoveCoordinator { coordinator: CoordinatorId(1) })));
+}
+
+#[test]
+fn the_feature_level_rises_only_when_every_member_knows_it() {
+    let mut world = World::new(1);
+    assert!(is_conflict(&world.refused(Command::RaiseFeatureLevel { level: 2 })));
+    world.does(Command::RaiseFeatureLevel { level: 1 });
+}
+
+#[test]
+fn a_gang_starts_whole_runs_when_all_started_and_succeeds_when_all_exited_well() {
+    let mut world = World::new(2);
+    let a = world.running_job("a", &json!({}));
+    assert_eq!(world.state.attempt(&a).map(|a| a.phase), Some(AttemptPhase::Running));
+    assert_eq!(world.state.jobs[&JobId(1)].state, JobState::Running);
+    world.exited(a, 0, ExitStatus::Code(0));
+    assert_eq!(world.state.attempt(&a).map(|a| a.phase), Some(AttemptPhase::Running), "one of two is done");
+    world.exited(a, 1, ExitStatus::Code(0));
+    let place = world.places(a)[1];
+    assert_eq!(
+        world.events,
+        [
+            Event::WorkerExited { attempt: a, rank: 1, node: node(place), status: ExitStatus::Code(0) },
+            Event::AttemptEnded { attempt: a, outcome: Outcome::Succeeded },
+            Event::JobChanged { job: JobId(1), state: JobState::Succeeded, reason: None },
+        ]
+    );
+    world.release_all(a);
+    assert_eq!(world.state.active_jobs().count(), 0);
+}
+
+#[test]
+fn an_open_checkpoint_of_a_finished_run_may_still_be_sealed() {
+    let mut world = World::new(2);
+    let a = world.running_job("a", &json!({}));
+    let seq = world.open(a, 5);
+    world.exited(a, 0, ExitStatus::Code(0));
+    world.exited(a, 1, ExitStatus::Code(0));
+    let stopping = world.state.attempt(&a).expect("kept");
+    assert_eq!((stopping.phase, &stopping.cause), (AttemptPhase::Stopping, &Some(Cause::Completed)));
+    world.receive(a, seq, &[1, 2]);
+    world.pass();
+    assert!(world.state.jobs[&JobId(1)].checkpoints[&seq].is_sealed());
+    world.pass();
+    assert_eq!(world.state.jobs[&JobId(1)].state, JobState::Succeeded);
+}
+
+#[test]
+fn a_start_is_a_compare_and_set_and_takes_all_ranks_or_none() {
+    let mut world = World::new(2);
+    let job = world.submit("a", &json!({})).0;
+    for (previous, nodes) in [(1, &[1, 2][..]), (0, &[1][..]), (0, &[1, 2, 1][..])] {
+        let command = start(&world, job, previous, nodes);
+        world.refused(command);
+    }
+    let good = start(&world, job, 0, &[1, 2]);
+    assert_eq!(world.does(good.clone()), Response::AttemptStarted(attempt(1, 1)));
+    assert!(is_conflict(&world.refused(good)), "a repeat");
+    let over = start(&world, job, 1, &[1, 2]);
+    assert!(is_conflict(&world.refused(over)), "the current one is not Stopping");
+}
+
+#[test]
+fn invariant_20_capacity_counts_earlier_ranks_of_the_same_command() {
+    let mut world = World::new(1);
+    let job = world.submit("a", &json!({"workers": 2, "resources": {"cpus": 3}})).0;
+    let command = start(&world, job, 0, &[1, 1]);
+    assert!(is_conflict(&world.refused(command)));
+    let gpus = world.submit("b", &json!({"workers": 2, "resources": {"cpus": 1, "gpus": 1}})).0;
+    let Command::StartAttempt { mut placed, group, previous, rung, restore, incarnation } =
+        start(&world, gpus, 0, &[1, 1])
+    else {
+        unreachable!("just made")
+    };
+    for (indices, fits) in [([0, 0], false), ([0, 7], false), ([0, 1], true)] {
+        for (place, index) in placed.iter_mut().zip(indices) {
+            place.gpus = vec![index];
+        }
+        let restore = restore.clone();
+        let command =
+            Command::StartAttempt { group, previous, rung, placed: placed.clone(), restore, incarnation };
+        if fits {
+            world.does(command);
+        } else {
+            world.refused(command);
+        }
+    }
+    assert_eq!(world.state.free_resources(&node(1)).gpus, []);
+}
+
+#[test]
+fn an_agent_restart_binds_records_and_releases_in_one_entry() {
+    let mut world = World::new(1);
+    let a = world.running_job("a", &json!({}));
+    let b = world.running_job("b", &json!({}));
+    let mut again = registration(1, 2);
+    again.adopted = vec![adopted(a, 0), adopted(a, 1), adopted(b, 0)];
+    again.exited = vec![(b, 1, exit(ExitStatus::Code(3)))];
+    let before = world.state.nodes[&node(1)].assignments_changed_at;
+    world.register(again.clone());
+    assert_eq!(world.state.attempt(&a).map(|a| a.phase), Some(AttemptPhase::Running));
+    let of_b = world.state.attempt(&b).expect("kept");
+    let cause = Cause::WorkerExited { rank: 1, node: node(1), status: ExitStatus::Code(3) };
+    assert_eq!((of_b.phase, &of_b.cause), (AttemptPhase::Stopping, &Some(cause)));
+    assert_eq!(of_b.assignments[1].phase, AssignmentPhase::Released);
+    assert!(of_b.assignments[0].registration == RegistrationId(102) && of_b.assignments[0].is_held());
+    assert!(world.state.nodes[&node(1)].assignments_changed_at > before);
+    let index = world.index;
+    assert_eq!(world.send(Command::RegisterNode(Box::new(again))), Response::Registered { index });
+    let late = world.send(Command::RegisterNode(Box::new(registration(1, 1))));
+    assert!(
+        matches!(late, Response::Refused(Refusal::Fenced { .. })),
+        "a late repeat of the first registration"
+    );
+}
+
+#[test]
+fn what_a_restarted_agent_does_not_have_is_released_and_charged_to_the_machine() {
+    let mut world = World::new(1);
+    let a = world.running_job("a", &json!({}));
+    world.register(registration(1, 2));
+    let attempt = world.state.attempt(&a).expect("kept");
+    assert_eq!(attempt.cause, Some(Cause::NodeRestarted { node: node(1) }));
+    assert!(attempt.assignments.iter().all(|seat| seat.phase == AssignmentPhase::Released));
+    let group = world.state.group(&a.group).expect("kept");
+    assert_eq!((group.user_failures.total, group.infrastructure_failures.total), (0, 1));
+}
+
+#[test]
+fn two_agents_under_one_name_are_told_apart_from_one_that_restarts() {
+    let mut world = World::new(1);
+    let mut other = registration(1, 2);
+    other.disk = DiskId::new("another").expect("valid");
+    other.boot = BootId::new("another").expect("valid");
+    let refusal = world.refused(Command::RegisterNode(Box::new(other.clone())));
+    assert!(refusal.to_string().contains("choose another --name"), "{refusal}");
+    world.lose(1);
+    world.register(other);
+    let mut same_disk = registration(1, 3);
+    same_disk.disk = DiskId::new("another").expect("valid");
+    world.register(same_disk);
+}
+
+#[test]
+fn a_lost_nodes_registration_never_comes_back() {
+    let mut world = World::new(2);
+    let a = world.running_job("a", &json!({}));
+    world.lose(1);
+    let record = &world.state.nodes[&node(1)];
+    assert_eq!(record.condition, NodeCondition::Lost);
+    let attempt = world.state.attempt(&a).expect("kept");
+    assert_eq!(attempt.cause, Some(Cause::NodeLost { node: node(1) }));
+    assert!(world.state.nodes[&node(2)].assignments_changed_at >= world.index, "the other rank has to stop");
+    let registration_id = RegistrationId(101);
+    let late = Command::Observe {
+        node: node(1),
+        registration: registration_id,
+        first: 99,
+        observations: vec![Observation::Started { attempt: a, rank: 0 }],
+    };
+    assert!(is_fenced(&world.refused(late)));
+    assert!(is_fenced(&world.refused(Command::RegisterNode(Box::new(registration(1, 1))))));
+    let mut anew = registration(1, 2);
+    anew.adopted = vec![adopted(a, 0), adopted(a, 1)];
+    world.register(anew);
+    let rank = (0..2).find(|rank| world.place(a, *rank) == 1).expect("one rank was there");
+    let seat = &world.state.attempt(&a).expect("kept").assignments[rank as usize];
+    assert!(seat.is_held(), "a worker that outlived the lease holds its resources until it is stopped");
+}
+
+#[test]
+fn observations_are_applied_once_in_order_and_stale_ones_are_only_counted() {
+    let mut world = World::new(2);
+    let job = world.submit("a", &json!({})).0;
+    world.pass();
+    let a = attempt(job, 1);
+    let n = world.place(a, 0);
+    let registration = RegistrationId(n * 100 + 1);
+    let observe = |first, observations| Command::Observe { node: node(n), registration, first, observations };
+    let started = Observation::Started { attempt: a, rank: 0 };
+    assert!(is_conflict(&world.refused(observe(2, vec![started.clone()]))), "1 is missing");
+    assert_eq!(world.send(observe(1, vec![started.clone()])), Response::Observed(1));
+    assert_eq!(
+        world.send(observe(1, vec![started, Observation::Ready { attempt: a, rank: 0 }])),
+        Response::Observed(2)
+    );
+    assert_eq!(world.events, [Event::WorkerReady { attempt: a, rank: 0 }]);
+    let elsewhere = Observation::Exited { attempt: a, rank: 1, exit: exit(ExitStatus::Code(1)) };
+    let unknown = Observation::Started { attempt: attempt(77, 1), rank: 9 };
+    assert_eq!(world.send(observe(3, vec![elsewhere, unknown])), Response::Observed(4));
+    assert!(world.events.is_empty());
+    assert_eq!(world.state.attempt(&a).map(|a| a.phase), Some(AttemptPhase::Starting));
+}
+
+#[test]
+fn a_service_that_exits_well_has_failed() {
+    let mut world = World::new(1);
+    let s = world.running_job("s", &json!({"kind": "service", "workers": 1}));
+    assert_eq!(world.state.attempt(&s).map(|s| s.assignments[0].phase), Some(AssignmentPhase::Ready));
+    world.exited(s, 0, ExitStatus::Code(0));
+    assert_eq!(world.state.attempt(&s).map(|s| s.phase), Some(AttemptPhase::Stopping));
+    assert_eq!(world.state.group(&s.group).map(|group| group.user_failures.since_progress), Some(1));
+}
+
+#[test]
+fn invariant_19_nothing_starts_after_a_cancel_and_it_settles_when_all_have_ended() {
+    let mut world = World::new(2);
+    let a = world.running_job("a", &json!({}));
+    world.does(Command::CancelJob { job: JobId(1), reason: Some("enough".to_owned()) });
+    world.does(Command::CancelJob { job: JobId(1), reason: None });
+    assert_eq!(world.state.jobs[&JobId(1)].state, JobState::Cancelling);
+    assert!(world.state.attempt(&a).is_some_and(|a| a.graceful_stop));
+    let restart = start(&world, 1, 1, &[1, 2]);
+    assert!(is_conflict(&world.refused(restart)));
+    world.release_all(a);
+    world.pass();
+    assert_eq!(world.state.jobs[&JobId(1)].state, JobState::Cancelled);
+    let restart = start(&world, 1, 1, &[1, 2]);
+    assert!(is_conflict(&world.refused(restart)));
+}
+
+#[test]
+fn a_finished_job_cannot_be_cancelled_and_leaves_only_after_its_retention() {
+    let mut world = World::new(2);
+    let a = world.running_job("a", &json!({"retention": "1h"}));
+    world.sealed(a, 1, &[1, 2]);
+    world.exited(a, 0, ExitStatus::Code(0));
+    world.exited(a, 1, ExitStatus::Code(0));
+    assert!(is_conflict(&world.refused(Command::CancelJob { job: JobId(1), reason: None })));
+    let expire = Command::ExpireJob { job: JobId(1), incarnation: world.incarnation() };
+    assert!(is_conflict(&world.refused(expire.clone())));
+    world.wait(3_600_000);
+    assert!(is_conflict(&world.refused(expire)), "it still holds resources");
+    world.release_all(a);
+    world.pass();
+    assert_eq!(
+        world.events,
+        [Event::CheckpointRetired { job: JobId(1), seq: ck(1) }, Event::JobExpired { job: JobId(1) }]
+    );
+    assert!(world.state.jobs.is_empty());
+}
+
+#[test]
+fn invariant_24_only_the_current_attempt_opens_and_seals() {
+    let mut world = World::new(3);
+    let a = world.running_job("a", &json!({}));
+    let seq = world.open(a, 10);
+    assert_eq!(world.open(a, 10), seq, "idempotent by attempt and step");
+    world.exited(a, 0, ExitStatus::Code(1));
+    assert!(
+        is_fenced(&world.refused(Command::OpenCheckpoint { attempt: a, step: 11 })),
+        "Stopping opens nothing"
+    );
+    let seal = world.seal_of(a, seq, &[1, 2]);
+    world.does(seal.clone());
+    assert_eq!(world.does(seal.clone()), Response::Done, "the same root again");
+    assert!(world.events.is_empty());
+    let Command::SealCheckpoint { job, seq, attempt: of, shards, durability, degraded, .. } = seal else {
+        unreachable!("just made")
+    };
+    let other = Command::SealCheckpoint {
+        job,
+        seq,
+        attempt: of,
+        manifest_root: crate::world::root(666),
+        shards,
+        durability,
+        degraded,
+    };
+    assert!(is_conflict(&world.refused(other)), "other bytes");
+    world.release_all(a);
+    world.pass();
+    let b = attempt(1, 2);
+    assert_eq!(world.state.attempt(&b).and_then(|b| b.restore.from), Some(seq));
+    assert!(is_fenced(&world.refused(Command::OpenCheckpoint { attempt: a, step: 20 })));
+}
+
+#[test]
+fn invariant_24_a_zombies_seal_is_fenced_once_its_successor_is_in_the_log() {
+    let mut world = World::new(3);
+    let a = world.running_job("a", &json!({}));
+    let seq = world.open(a, 10);
+    let seal = world.seal_of(a, seq, &[1, 2]);
+    world.exited(a, 0, ExitStatus::Code(1));
+    world.release_all(a);
+    world.pass();
+    assert_eq!(world.state.jobs[&JobId(1)].checkpoints[&seq].state, CheckpointState::Aborted);
+    let refusal = world.refused(seal);
+    assert!(is_conflict(&refusal) || is_fenced(&refusal));
+}
+
+#[test]
+fn invariants_32_33_a_seal_needs_every_rank_live_holders_and_the_claimed_domains() {
+    let mut world = World::new(3);
+    let a = world.running_job("a", &json!({}));
+    let seq = world.open(a, 10);
+    let good = world.seal_of(a, seq, &[1, 2]);
+    let change = |edit: &dyn Fn(&mut Vec<outlast_control::state::SealedShard>)| {
+        let mut changed = good.clone();
+        if let Command::SealCheckpoint { shards, .. } = &mut changed {
+            edit(shards);
+        }
+        changed
+    };
+    world.refused(change(&|shards| shards.truncate(1)));
+    world.refused(change(&|shards| shards.swap(0, 1)));
+    world.refused(change(&|shards| shards[1].holders.clear()));
+    world.refused(change(&|shards| shards[1].holders.truncate(1)));
+    world.refused(change(&|shards| shards[1].holders[0].disk = DiskId::new("old").expect("valid")));
+    world.lose(2);
+    assert!(is_conflict(&world.refused(good)), "a holder is lost");
+    let seal = world.seal_of(a, seq, &[1, 3]);
+    world.does(seal);
+}
+
+#[test]
+fn invariant_34_a_seal_aborts_older_steps_and_forbids_them() {
+    let mut world = World::new(2);
+    let a = world.running_job("a", &json!({}));
+    let (old, new) = (world.open(a, 10), world.open(a, 20));
+    let seal = world.seal_of(a, new, &[1, 2]);
+    world.does(seal);
+    assert_eq!(world.state.jobs[&JobId(1)].checkpoints[&old].state, CheckpointState::Aborted);
+    assert!(is_conflict(&world.refused(Command::OpenCheckpoint { attempt: a, step: 20 })));
+    for step in 21..40 {
+        world.open(a, step);
+    }
+    let open =
+        world.state.jobs[&JobId(1)].checkpoints.values().filter(|c| c.state == CheckpointState::Open).count();
+    assert_eq!(open, Limits::OPEN_CHECKPOINTS_MAX);
+}
+
+#[test]
+fn a_seal_forgives_earlier_failures() {
+    let mut world = World::new(2);
+    let a = world.running_job("a", &json!({}));
+    world.exited(a, 0, ExitStatus::Code(1));
+    world.release_all(a);
+    world.pass();
+    let b = attempt(1, 2);
+    world.started(b);
+    assert_eq!(world.state.group(&b.group).map(|group| group.user_failures.since_progress), Some(1));
+    world.sealed(b, 1, &[1, 2]);
+    let group = world.state.group(&b.group).expect("kept");
+    assert_eq!((group.user_failures.since_progress, group.user_failures.total), (0, 1));
+}
+
+#[test]
+fn invariant_36_the_last_good_checkpoint_is_never_retired_nor_a_pinned_or_needed_one() {
+    let mut world = World::new(2);
+    let a = world.running_job("a", &json!({"checkpoint": {"keep": 2}}));
+    let first = world.sealed(a, 1, &[1, 2]);
+    let retire = |seq| Command::RetireCheckpoint { job: JobId(1), seq };
+    assert!(is_conflict(&world.refused(retire(first))));
+    let second = world.sealed(a, 2, &[1, 2]);
+    assert!(is_conflict(&world.refused(retire(first))), "keep is 2");
+    world.sealed(a, 3, &[1, 2]);
+    world.does(Command::PinCheckpoint { job: JobId(1), seq: first, pinned: true });
+    assert!(is_conflict(&world.refused(retire(first))), "pinned");
+    world.does(Command::PinCheckpoint { job: JobId(1), seq: first, pinned: false });
+    world.does(retire(first));
+    assert_eq!(world.does(retire(first)), Response::Done, "Retired is terminal");
+    assert!(is_conflict(&world.refused(retire(second))));
+    assert!(world.state.newest_good(&a.group).is_some_and(|newest| newest.step == 3));
+}
+
+#[test]
+fn a_degraded_checkpoint_never_justifies_retiring_another() {
+    let mut world = World::new(2);
+    let a = world.running_job("a", &json!({"checkpoint": {"keep": 1}}));
+    let first = world.sealed(a, 1, &[1, 2]);
+    for step in 2..8 {
+        let seq = world.open(a, step);
+        let mut seal = world.seal_of(a, seq, &[1]);
+        if let Command::SealCheckpoint { degraded, .. } = &mut seal {
+            *degraded = true;
+        }
+        world.does(seal);
+    }
+    assert!(is_conflict(&world.refused(Command::RetireCheckpoint { job: JobId(1), seq: first })));
+}
+
+#[test]
+fn local_checkpoints_are_retired_when_restored_from_or_when_a_surplus_is_newer() {
+    let mut world = World::new(1);
+    let a = world.running_job("a", &json!({"checkpoint": {"keep": 1, "durability": "local"}}));
+    let first = world.sealed(a, 1, &[1]);
+    world.sealed(a, 2, &[1]);
+    world.sealed(a, 3, &[1]);
+    let retire = Command::RetireCheckpoint { job: JobId(1), seq: first };
+    assert!(is_conflict(&world.refused(retire.clone())), "nothing newer is proven");
+    world.sealed(a, 4, &[1]);
+    world.does(retire);
+}
+
+#[test]
+fn a_checkpoint_that_every_rank_restored_is_proven_and_one_without_good_bytes_is_quarantined() {
+    let mut world = World::new(2);
+    let a = world.running_job("a", &json!({}));
+    let seq = world.sealed(a, 1, &[1, 2]);
+    let next = |world: &mut World, from: u64| {
+        world.exited(attempt(1, from), 0, ExitStatus::Code(1));
+        world.release_all(attempt(1, from));
+        world.wait(60_000);
+        world.pass();
+        let next = attempt(1, from + 1);
+        world.started(next);
+        next
+    };
+    let b = next(&mut world, 1);
+    for rank in 0..2 {
+        world.observe(world.place(b, rank), Observation::Restored { attempt: b, rank, seq });
+    }
+    assert!(world.state.jobs[&JobId(1)].checkpoints[&seq].proven);
+    let c = next(&mut world, 2);
+    let reason = "hash mismatch".to_owned();
+    let failed = Observation::RestoreFailed { attempt: c, rank: 0, seq, corrupt: true, reason };
+    world.observe(world.place(c, 0), failed);
+    assert_eq!(world.state.jobs[&JobId(1)].checkpoints[&seq].state, CheckpointState::Quarantined);
+    assert_eq!(world.state.attempt(&c).map(|c| c.phase), Some(AttemptPhase::Stopping));
+}
+
+#[test]
+fn a_new_disk_drops_the_nodes_holders() {
+    let mut world = World::new(2);
+    let a = world.running_job("a", &json!({}));
+    let seq = world.sealed(a, 1, &[1, 2]);
+    let mut replaced = registration(2, 2);
+    replaced.disk = DiskId::new("fresh").expect("valid");
+    world.register(replaced);
+    let shards = &world.state.jobs[&JobId(1)].checkpoints[&seq].shards;
+    assert!(shards.iter().all(|shard| shard.holders == [holder(1)]));
+}
+
+#[test]
+fn an_exclusive_group_waits_until_nothing_of_it_is_held() {
+    let mut world = World::new(3);
+    let a = world.running_job("a", &json!({"exclusive": true, "workers": 1}));
+    world.exited(a, 0, ExitStatus::Code(1));
+    let early = start(&world, 1, 1, &[3]);
+    assert!(is_conflict(&world.refused(early)));
+    world.release_all(a);
+    let now = start(&world, 1, 1, &[3]);
+    world.does(now);
+}
+
+#[test]
+fn history_is_bounded_and_what_leaves_it_is_counted() {
+    let mut world = World::new(1);
+    world.running_job("a", &json!({"workers": 1, "recovery": {"max_user_failures": 1000}}));
+    for number in 1..=60 {
+        world.exited(attempt(1, number), 0, ExitStatus::Code(1));
+        world.released(attempt(1, number), 0);
+        world.wait(60_000);
+        world.pass();
+        world.started(attempt(1, number + 1));
+    }
+    let group = world.state.group(&group(1)).expect("kept");
+    assert_eq!((group.attempts.len(), group.totals.attempts), (Limits::ATTEMPTS_KEPT, 11));
+    assert_eq!(group.totals.ended.get("process_exit"), Some(&11));
+    let wordy = group.attempts.iter().flat_map(|a| &a.assignments).filter_map(|seat| seat.exit.as_ref());
+    assert!(wordy.filter(|exit| !exit.last_lines.is_empty()).count() <= Limits::LAST_LINES_KEPT);
+}
+
+#[test]
+fn giving_a_group_up_fails_the_job_after_its_other_groups_have_stopped() {
+    let mut world = World::new(2);
+    let a = world.running_job("a", &json!({"kind": "batch", "workers": 2}));
+    let other = outlast_types::AttemptId { group: outlast_types::GroupId { index: 1, ..a.group }, ..a };
+    world.exited(a, 0, ExitStatus::Code(1));
+    let incarnation = world.incarnation();
+    world.does(Command::GiveUp { group: a.group, reason: "no hope".to_owned(), incarnation });
+    assert_eq!(world.state.jobs[&JobId(1)].state, JobState::Running);
+    assert_eq!(world.state.attempt(&other).map(|o| o.phase), Some(AttemptPhase::Stopping));
+    world.release_all(a);
+    world.release_all(other);
+    world.pass();
+    let job = &world.state.jobs[&JobId(1)];
+    assert_eq!((job.state, job.reason.as_deref()), (JobState::Failed, Some("no hope")));
+}
+
+#[test]
+fn a_decoded_state_knows_again_what_is_held() {
+    let mut world = World::new(2);
+    world.running_job("a", &json!({}));
+    let again = decode_state(&encode_state(&world.state)).expect("decodes");
+    assert!(again == world.state);
+    assert_eq!(again.held_on(&node(1)).count(), world.state.held_on(&node(1)).count());
+}
