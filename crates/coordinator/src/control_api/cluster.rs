@@ -1,0 +1,79 @@
+//! The cluster's own life: make it, join it, leave it.
+
+use std::time::Duration;
+
+use outlast_control::state::{Command, Response};
+use outlast_proto::control::v1 as pb;
+use outlast_proto::status::Failure;
+use outlast_types::{Actor, CoordinatorId, Profile};
+
+use super::{ControlHandler, rejected, request_id};
+use crate::limits::WRITE_DEADLINE;
+use crate::membership::{self, Change};
+use crate::propose::envelope;
+
+/// A learner may have to take over a whole snapshot.
+const MEMBERSHIP_DEADLINE: Duration = Duration::from_secs(35);
+
+fn coordinator_id(text: &str) -> Result<CoordinatorId, Failure> {
+    text.parse().map_err(|error| rejected(error, "`outlast cluster status` lists the coordinators"))
+}
+
+impl ControlHandler {
+    pub(crate) async fn init_cluster(
+        &self,
+        request: pb::InitClusterRequest,
+    ) -> Result<pb::ClusterStatusResponse, Failure> {
+        let profile: Profile = match request.profile.as_str() {
+            "" => Profile::default(),
+            text => text
+                .parse()
+                .map_err(|error| rejected(error, "lan, or wan for several sites or slow disks"))?,
+        };
+        self.seat.found(profile).await?;
+        self.cluster_status().await
+    }
+
+    pub(crate) async fn join_cluster(
+        &self,
+        request: pb::JoinClusterRequest,
+        source: Option<String>,
+    ) -> Result<pb::JoinClusterResponse, Failure> {
+        let member = self.seat.member()?;
+        if !request.address.contains(':') {
+            return Err(rejected(format!("{:?} is not an address", request.address), "write host:port"));
+        }
+        let command =
+            Command::AddCoordinator { address: request.address, feature_level: request.feature_level };
+        // One id for all tries of this call, or a lost answer would give away two coordinator ids.
+        let id = request_id("")?;
+        let actor = Actor::Operator("coordinator".to_owned());
+        let decided = member.change(envelope(actor, source, Some(id), command), WRITE_DEADLINE).await?;
+        match decided.response {
+            Response::CoordinatorAdded(coordinator) => Ok(pb::JoinClusterResponse {
+                cluster_id: member.cluster_id.to_string(),
+                coordinator_id: coordinator.to_string(),
+                profile: member.profile.to_string(),
+            }),
+            other => Err(Failure::Fatal { reason: format!("a join was answered with {other:?}") }),
+        }
+    }
+
+    pub(crate) async fn promote_coordinator(&self, id: &str) -> Result<pb::ClusterStatusResponse, Failure> {
+        self.change_membership(id, Change::Promote).await
+    }
+
+    pub(crate) async fn remove_coordinator(&self, id: &str) -> Result<pb::ClusterStatusResponse, Failure> {
+        self.change_membership(id, Change::Remove).await
+    }
+
+    async fn change_membership(
+        &self,
+        id: &str,
+        change: Change,
+    ) -> Result<pb::ClusterStatusResponse, Failure> {
+        let member = self.seat.member()?;
+        membership::change(&member, coordinator_id(id)?, change, MEMBERSHIP_DEADLINE).await?;
+        self.cluster_status().await
+    }
+}

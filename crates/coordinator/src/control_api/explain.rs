@@ -1,0 +1,201 @@
+//! The chain of causes of a job, in order: what happened, what was decided, and why.
+
+use outlast_control::state::{
+    Assignment, Attempt, AttemptPhase, ClusterState, Group, Job, JobState, Outcome, Rung,
+};
+use outlast_proto::control::v1 as pb;
+use outlast_proto::status::Failure;
+use outlast_proto::view::{LeaderNotes, outcome_word};
+use outlast_types::{CauseClass, WallTime};
+
+use super::{ControlHandler, find_job};
+
+impl ControlHandler {
+    pub(crate) async fn explain_job(&self, job: &str) -> Result<pb::ExplainJobResponse, Failure> {
+        let member = self.seat.member()?;
+        member.confirm_read().await?;
+        let notes = member.notes().await;
+        member.state(|state| Ok(explain(state, find_job(state, job)?, &notes)))
+    }
+}
+
+/// Lines with their times, put in order at the end.
+struct Story {
+    lines: Vec<(WallTime, String, String)>,
+}
+
+impl Story {
+    fn tell(&mut self, at: Option<WallTime>, attempt: &str, text: impl Into<String>) {
+        if let Some(at) = at {
+            self.lines.push((at, attempt.to_owned(), text.into()));
+        }
+    }
+}
+
+fn explain(state: &ClusterState, job: &Job, notes: &LeaderNotes) -> pb::ExplainJobResponse {
+    let mut story = Story { lines: Vec::new() };
+    let workers = job.spec.workers.max;
+    let submitted =
+        format!("{} submitted {} ({}, {workers} workers)", job.actor, job.spec.name, job.spec.kind.as_str());
+    story.tell(Some(job.submitted_at), "", submitted);
+    for group in &job.groups {
+        tell_group(&mut story, job, group);
+    }
+    if job.state.is_final() {
+        let why = job.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        story.tell(job.finished_at, "", format!("the job {}{why}", past_tense(job.state)));
+    }
+    // Stable: what has the same time stays in the order of its telling.
+    story.lines.sort_by_key(|(at, ..)| *at);
+    let line = |(at, attempt, text): (WallTime, String, String)| pb::ExplainLine {
+        at: Some(at.into()),
+        attempt,
+        text,
+    };
+    pb::ExplainJobResponse {
+        job_id: job.id.to_string(),
+        lines: story.lines.into_iter().map(line).collect(),
+        now: now(state, job, notes),
+    }
+}
+
+fn past_tense(state: JobState) -> &'static str {
+    match state {
+        JobState::Succeeded => "succeeded",
+        JobState::Failed => "failed",
+        JobState::Cancelled => "was cancelled",
+        JobState::Pending | JobState::Running | JobState::Cancelling => "goes on",
+    }
+}
+
+fn tell_group(story: &mut Story, job: &Job, group: &Group) {
+    if group.totals.attempts > 0 {
+        let ended = group.totals.ended.iter().map(|(cause, count)| format!("{cause} {count}"));
+        let causes = ended.collect::<Vec<_>>().join(", ");
+        let text =
+            format!("{} earlier attempts of {} left the history ({causes})", group.totals.attempts, group.id);
+        story.tell(Some(job.submitted_at), "", text);
+    }
+    for attempt in &group.attempts {
+        tell_attempt(story, job, attempt);
+    }
+}
+
+fn tell_attempt(story: &mut Story, job: &Job, attempt: &Attempt) {
+    let id = attempt.id.to_string();
+    let nodes = attempt.assignments.iter().map(|a| format!("rank {} on {}", a.rank, a.node));
+    let nodes = nodes.collect::<Vec<_>>().join(", ");
+    let text = format!(
+        "attempt {} {}: {nodes}; {}",
+        attempt.id.number,
+        rung_text(attempt.rung),
+        restore_text(job, attempt)
+    );
+    story.tell(Some(attempt.created_at), &id, text);
+    for (seq, why) in &attempt.restore.passed_over {
+        story.tell(Some(attempt.created_at), &id, format!("checkpoint {seq} was passed over: {why}"));
+    }
+    story.tell(attempt.running_at, &id, "all ranks run");
+    tell_checkpoints(story, job, attempt);
+    for assignment in &attempt.assignments {
+        tell_exit(story, attempt, assignment);
+    }
+    if let Some(cause) = &attempt.cause {
+        let budget = match cause.class() {
+            CauseClass::User => " (counts as a failure of the program)",
+            CauseClass::Infrastructure => " (counts as a failure of the infrastructure)",
+            CauseClass::Wanted => "",
+        };
+        story.tell(attempt.stopping_at, &id, format!("the attempt was stopped: {cause}{budget}"));
+    }
+    for later in &attempt.later_causes {
+        story.tell(attempt.stopping_at, &id, format!("while it was stopping: {later}"));
+    }
+    if let Some(outcome) = &attempt.outcome {
+        let why = match (outcome, &attempt.cause) {
+            (Outcome::Succeeded, _) | (_, None) => String::new(),
+            (_, Some(cause)) => format!(" ({})", cause.code()),
+        };
+        story.tell(attempt.ended_at, &id, format!("the attempt ended: {}{why}", outcome_word(outcome)));
+    }
+}
+
+fn rung_text(rung: Rung) -> &'static str {
+    match rung {
+        Rung::First => "was placed",
+        Rung::InPlace => "restarts where the last one was",
+        Rung::RankMoved => "moves the failed rank to another node, the others stay",
+        Rung::Replaced => "places all ranks anew",
+    }
+}
+
+fn restore_text(job: &Job, attempt: &Attempt) -> String {
+    match attempt.restore.from {
+        None => "it starts from the beginning".to_owned(),
+        Some(seq) => match job.checkpoints.get(&seq) {
+            Some(checkpoint) => format!("it restores {seq} (step {})", checkpoint.step),
+            None => format!("it restores {seq}"),
+        },
+    }
+}
+
+/// The first and the newest seal of an attempt; the rest is a number.
+fn tell_checkpoints(story: &mut Story, job: &Job, attempt: &Attempt) {
+    let sealed = job.checkpoints.values().filter(|c| c.attempt == attempt.id && c.sealed_at.is_some());
+    let Some(newest) = sealed.clone().max_by_key(|checkpoint| checkpoint.recency()) else { return };
+    let others = sealed.count() - 1;
+    let more =
+        if others > 0 { format!(", after {others} others that are still on record") } else { String::new() };
+    let degraded = if newest.degraded { ", below the wanted durability" } else { "" };
+    let text = format!("checkpoint {} was sealed at step {}{degraded}{more}", newest.seq, newest.step);
+    story.tell(newest.sealed_at, &attempt.id.to_string(), text);
+}
+
+/// The node's clock said when; where it is off, the attempt's own times hold the line in its place.
+fn tell_exit(story: &mut Story, attempt: &Attempt, assignment: &Assignment) {
+    let Some(exit) = &assignment.exit else { return };
+    let detail = if exit.detail.is_empty() { String::new() } else { format!(" ({})", exit.detail) };
+    let text = format!("rank {} on {} ended: {}{detail}", assignment.rank, assignment.node, exit.status);
+    let earliest = assignment.started_at.unwrap_or(attempt.created_at);
+    let latest = attempt.ended_at.unwrap_or(WallTime(u64::MAX)).max(earliest);
+    story.tell(Some(exit.at.clamp(earliest, latest)), &attempt.id.to_string(), text);
+}
+
+/// What the job does or waits for at this moment.
+fn now(state: &ClusterState, job: &Job, notes: &LeaderNotes) -> String {
+    if job.state.is_final() {
+        return format!("it {}", past_tense(job.state));
+    }
+    let parts: Vec<String> = job.groups.iter().filter_map(|group| group_now(group, notes)).collect();
+    if job.state == JobState::Cancelling {
+        return format!(
+            "it is being cancelled; {} workers still hold their resources",
+            state.held_by_job(job.id)
+        );
+    }
+    if parts.is_empty() { "all groups are done".to_owned() } else { parts.join("; ") }
+}
+
+fn group_now(group: &Group, notes: &LeaderNotes) -> Option<String> {
+    if group.done {
+        return None;
+    }
+    let name = group.id;
+    if let Some(waiting) = notes.waiting.get(&name) {
+        return Some(format!("group {name} waits: {waiting}"));
+    }
+    Some(match group.current() {
+        Some(attempt) => {
+            let phase = match attempt.phase {
+                AttemptPhase::Starting => "is starting",
+                AttemptPhase::Running => "runs",
+                AttemptPhase::Stopping | AttemptPhase::Ended => "is being stopped",
+            };
+            format!("group {name}: attempt {} {phase}", attempt.id.number)
+        }
+        None => match group.not_before {
+            Some(at) => format!("group {name} waits for its back-off, until {at} at the latest"),
+            None => format!("group {name} waits to be placed"),
+        },
+    })
+}

@@ -1,0 +1,115 @@
+//! The disk canary: writes and syncs a small file once a second on a thread of its own, so that a hung disk is seen even
+//! when everything else waits for it.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use outlast_consensus::RaftStatus;
+use outlast_types::{BootTime, Millis, Profile, Timers};
+
+use crate::clock::boot_now;
+
+const FILE_NAME: &str = "canary";
+const BLOCK: [u8; 4096] = [0x5a; 4096];
+const PERIOD: Duration = Duration::from_secs(1);
+/// A disk that has not finished a small write for so long is hung, or as good as.
+pub(crate) const HUNG_AFTER_MS: Millis = 5_000;
+
+/// What the canary saw.
+#[derive(Debug)]
+pub(crate) struct DiskWatch {
+    /// The end of the last sync that worked, on the boot clock.
+    good_at_ms: AtomicU64,
+}
+
+impl DiskWatch {
+    /// Probes the disk once, then starts the thread, which ends when the last handle is gone.
+    ///
+    /// # Errors
+    /// A folder that cannot be written to.
+    pub(crate) fn start(folder: &Path) -> io::Result<Arc<Self>> {
+        let path = folder.join(FILE_NAME);
+        let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        probe(&file)?;
+        let watch = Arc::new(Self { good_at_ms: AtomicU64::new(boot_now().0) });
+        let weak = Arc::downgrade(&watch);
+        std::thread::Builder::new().name("disk-canary".to_owned()).spawn(move || watch_disk(&weak, &file))?;
+        Ok(watch)
+    }
+
+    /// Time since the last sync that worked.
+    pub(crate) fn age_ms(&self) -> Millis {
+        boot_now().since(BootTime(self.good_at_ms.load(Ordering::Relaxed)))
+    }
+}
+
+/// What to tell people where the log's disk does not fit the timers.
+pub(crate) fn warning(status: &RaftStatus, profile: Profile) -> Option<String> {
+    slow_disk(p99_ms(status), profile)
+}
+
+/// 99th percentile of the log's syncs, in milliseconds.
+pub(crate) fn p99_ms(status: &RaftStatus) -> f64 {
+    status.probe.p99_us.max(status.sync.p99_us) as f64 / 1_000.0
+}
+
+/// An fsync stands in the way of every commit: it must be done before the next heartbeat of Raft is due.
+fn slow_disk(p99_ms: f64, profile: Profile) -> Option<String> {
+    let bound_ms = Timers::of(profile).raft_heartbeat_ms;
+    if p99_ms <= bound_ms as f64 {
+        return None;
+    }
+    let advice = match profile {
+        Profile::Lan => "use a faster disk for the data folder, or make the cluster with the profile wan",
+        Profile::Wan => "use a faster disk for the data folder",
+    };
+    Some(format!(
+        "the disk under the data folder needs {p99_ms:.0} ms for a sync (99th percentile); the profile {profile} \
+         expects at most {bound_ms} ms, so leaders may change without need: {advice}"
+    ))
+}
+
+fn probe(file: &File) -> io::Result<()> {
+    file.write_all_at(&BLOCK, 0)?;
+    Ok(rustix::fs::fdatasync(file)?)
+}
+
+fn watch_disk(watch: &Weak<DiskWatch>, file: &File) {
+    while watch.strong_count() > 0 {
+        std::thread::sleep(PERIOD);
+        let outcome = probe(file);
+        let Some(watch) = watch.upgrade() else { return };
+        match outcome {
+            Ok(()) => watch.good_at_ms.store(boot_now().0, Ordering::Relaxed),
+            Err(error) => {
+                tracing::error!(%error, "the disk canary could not write: is the disk full or broken?")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_disk_is_named_with_the_profile_that_would_fit() {
+        assert_eq!(slow_disk(20.0, Profile::Lan), None);
+        let warning = slow_disk(180.0, Profile::Lan).expect("too slow");
+        assert!(warning.contains("180 ms") && warning.contains("wan"), "{warning}");
+        assert_eq!(slow_disk(180.0, Profile::Wan), None);
+    }
+
+    #[test]
+    fn the_canary_writes_where_it_is_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let watch = DiskWatch::start(folder.path()).expect("a disk");
+        assert!(watch.age_ms() < 60_000);
+        assert!(DiskWatch::start(&folder.path().join("nowhere")).is_err());
+    }
+}

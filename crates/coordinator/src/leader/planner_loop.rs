@@ -1,0 +1,188 @@
+//! The planner's shell: looks whenever something happened, proposes what the pure function wants, and looks again only
+//! when the answers are there, so that nothing is proposed twice.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use outlast_control::plan::{Now, Observations, Plan, plan};
+use outlast_control::state::{Command, Envelope, Incarnation, Refusal, Response};
+use outlast_proto::FieldError;
+use outlast_proto::convert::{ReportedProgress, ReportedReceipt};
+use outlast_proto::node::v1::{Progress, Receipt};
+use outlast_types::{Actor, BootTime};
+use tokio::sync::mpsc;
+
+use super::{Board, seal};
+use crate::clock::{boot_now, wall_now};
+use crate::member::Member;
+
+/// Heartbeats' contents that wait for the planner; each is sent again half a second later.
+pub(super) const SOFT_MAX: usize = 4_096;
+/// Between two passes: a burst of entries is one pass.
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+/// At least this often, whatever the plan says.
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// Commands under way at a time; the consensus batches them into few entries.
+const PROPOSALS_MAX: usize = 512;
+const PROPOSE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What one heartbeat said beside "I live".
+pub(crate) struct SoftState {
+    pub(crate) at: BootTime,
+    pub(crate) progress: Vec<Progress>,
+    pub(crate) receipts: Vec<Receipt>,
+}
+
+struct PlannerLoop {
+    member: Arc<Member>,
+    incarnation: Incarnation,
+    board: Arc<Board>,
+    seen: Observations,
+}
+
+/// Runs until it is dropped.
+pub(super) async fn run(
+    member: Arc<Member>,
+    incarnation: Incarnation,
+    board: Arc<Board>,
+    mut inbox: mpsc::Receiver<SoftState>,
+) {
+    let seen = Observations::new(boot_now());
+    let mut applied = member.consensus.applied();
+    let mut planner = PlannerLoop { member, incarnation, board, seen };
+    loop {
+        applied.mark_unchanged();
+        while let Ok(soft) = inbox.try_recv() {
+            planner.take_soft_state(soft);
+        }
+        let next_check = planner.pass().await;
+        tokio::time::sleep(PAUSE_MIN).await;
+        tokio::select! {
+            _ = applied.changed() => {}
+            Some(soft) = inbox.recv() => planner.take_soft_state(soft),
+            () = planner.board.conditions_changed.notified() => {}
+            () = tokio::time::sleep(next_check) => {}
+        }
+    }
+}
+
+impl PlannerLoop {
+    /// Looks, proposes, waits for the answers; says when to look again at the latest.
+    async fn pass(&mut self) -> Duration {
+        self.seen.suspects = self.board.suspects();
+        let now = Now { boot: boot_now(), wall: wall_now() };
+        let seen = &mut self.seen;
+        let (planned, is_mine) = self.member.consensus.read(|state| {
+            seen.follow(state, now);
+            (plan(state, seen, now), state.incarnation == Some(self.incarnation))
+        });
+        if !is_mine {
+            // A successor has passed its barrier: whatever is planned here would be refused.
+            return PAUSE_MAX;
+        }
+        self.forget_progress();
+        let next_check = planned.next_check_ms.map_or(PAUSE_MAX, Duration::from_millis);
+        self.board.set_waiting(planned.waiting.clone());
+        self.execute(planned).await;
+        next_check.clamp(PAUSE_MIN, PAUSE_MAX)
+    }
+
+    /// The board's steps of attempts that are over.
+    fn forget_progress(&self) {
+        let member = &self.member;
+        self.board.keep_progress(|attempt| member.state(|state| state.is_current(attempt)));
+    }
+
+    async fn execute(&self, planned: Plan) {
+        let Plan { commands, seals, .. } = planned;
+        let seals = seals.into_iter().map(|planned| (seal::command(planned), None));
+        let commands = commands.into_iter().map(|planned| (planned.command, planned.cause));
+        let proposals = seals.chain(commands).map(|(command, cause)| self.propose(command, cause));
+        let proposals: Vec<_> = proposals.collect();
+        futures::stream::iter(proposals).buffer_unordered(PROPOSALS_MAX).for_each(|()| async {}).await;
+    }
+
+    async fn propose(&self, command: Command, cause: Option<String>) {
+        let what = name_of(&command);
+        let envelope =
+            Envelope { request: None, actor: Actor::System, source: None, cause, at: wall_now(), command };
+        match self.member.propose_here(envelope, PROPOSE_DEADLINE).await {
+            Ok(decided) => match decided.response {
+                Response::Refused(refusal @ (Refusal::Conflict { .. } | Refusal::NotFound { .. })) => {
+                    tracing::debug!(what, %refusal, "the state had moved on; planned anew");
+                }
+                Response::Refused(refusal) => tracing::warn!(what, %refusal, "a planned command was refused"),
+                response => {
+                    tracing::debug!(what, index = decided.index, ?response, "planned command applied")
+                }
+            },
+            Err(failure) => tracing::warn!(what, %failure, "a planned command was not applied; planned anew"),
+        }
+    }
+
+    fn take_soft_state(&mut self, soft: SoftState) {
+        for progress in soft.progress {
+            if let Err(error) = self.take_progress(progress, soft.at) {
+                tracing::debug!(%error, "a reported step was left out");
+            }
+        }
+        for receipt in soft.receipts {
+            if let Err(error) = self.take_receipt(receipt) {
+                tracing::debug!(%error, "a receipt was left out");
+            }
+        }
+    }
+
+    fn take_progress(&mut self, progress: Progress, at: BootTime) -> Result<(), FieldError> {
+        let ReportedProgress { attempt, rank, step, metrics } = progress.try_into()?;
+        if self.member.state(|state| state.is_current(&attempt)) {
+            self.seen.note_step(attempt, rank, step, at);
+            self.board.note_progress(attempt, rank, (step, metrics));
+        }
+        Ok(())
+    }
+
+    fn take_receipt(&mut self, receipt: Receipt) -> Result<(), FieldError> {
+        let receipt: ReportedReceipt = receipt.try_into()?;
+        let job = receipt.attempt.group.job;
+        // Of the attempt that opened it, and no other: a zombie may remember the number, not make the bytes count.
+        let is_its_own = self.member.state(|state| {
+            let checkpoint = state.jobs.get(&job).and_then(|job| job.checkpoints.get(&receipt.seq));
+            checkpoint.is_some_and(|checkpoint| checkpoint.attempt == receipt.attempt)
+        });
+        if !is_its_own {
+            return Ok(());
+        }
+        if receipt.staged {
+            self.seen.note_staged(job, receipt.seq, receipt.rank);
+        }
+        if let Some(root) = receipt.root {
+            self.seen.note_receipt(
+                (job, receipt.seq),
+                receipt.rank,
+                root,
+                receipt.size_bytes,
+                receipt.holders,
+            );
+        }
+        Ok(())
+    }
+}
+
+fn name_of(command: &Command) -> &'static str {
+    match command {
+        Command::StartAttempt { .. } => "start_attempt",
+        Command::StopAttempt { .. } => "stop_attempt",
+        Command::EndAttempt { .. } => "end_attempt",
+        Command::RequestCheckpoint { .. } => "request_checkpoint",
+        Command::GiveUp { .. } => "give_up",
+        Command::SealCheckpoint { .. } => "seal_checkpoint",
+        Command::AbortCheckpoint { .. } => "abort_checkpoint",
+        Command::RetireCheckpoint { .. } => "retire_checkpoint",
+        Command::QuarantineCheckpoint { .. } => "quarantine_checkpoint",
+        Command::QuarantineNode { .. } => "quarantine_node",
+        Command::ExpireJob { .. } => "expire_job",
+        _ => "other",
+    }
+}

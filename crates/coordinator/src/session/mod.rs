@@ -1,0 +1,10 @@
+//! Agents: one task a session. Desired state flows down from this coordinator's own applied state, stamped with its
+//! index; heartbeats, observations and checkpoints flow up.
+
+mod checkpoints;
+mod desired;
+mod observer;
+mod service;
+mod stream;
+
+pub(crate) use service::NodeHandler;

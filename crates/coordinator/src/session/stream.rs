@@ -1,0 +1,401 @@
+//! One agent's session.
+//!
+//! ```text
+//!  Hello ──► RegisterNode applied ──► Welcome, desired state ──► loop ──► closed (either side, or shutdown)
+//!    │            └ refused ─► Refused{final}                      └ registration replaced or lost ─► Refused{final}
+//!    └ another cluster ─► Refused{final}
+//! ```
+//! The session grants nothing itself: a grant comes from the leader or not at all, so that an agent whose coordinator is
+//! cut off moves on.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outlast_consensus::AppliedEntry;
+use outlast_control::state::{
+    ClusterState, Command, Event, NodeCondition, Observation, Registration, Response,
+};
+use outlast_proto::node::v1 as pb;
+use outlast_proto::node::v1::agent_message::Message as Up;
+use outlast_proto::node::v1::coordinator_message::Message as Down;
+use outlast_proto::relay::v1::RelayedHeartbeat;
+use outlast_proto::status::Failure;
+use outlast_types::{Actor, CheckpointSeq, JobId, NodeId, RegistrationId};
+use tokio::sync::{broadcast, mpsc};
+use tonic::{Status, Streaming};
+
+use super::{checkpoints, desired, observer};
+use crate::clock::Deadline;
+use crate::member::{Member, stopping};
+use crate::propose::envelope;
+
+const HELLO_DEADLINE: Duration = Duration::from_secs(10);
+/// Registration and the wait for the own state; an agent that is not welcomed by then tries another coordinator.
+const WELCOME_DEADLINE: Duration = Duration::from_secs(5);
+/// An agent that reads nothing for so long is gone, or will come back with a session of its own.
+const SEND_DEADLINE: Duration = Duration::from_secs(5);
+/// Grants that wait to be sent; one a heartbeat.
+const GRANTS_MAX: usize = 8;
+/// Checkpoints that a Hello may name; older ones are asked for with the next session.
+const HELD_MAX: usize = 10_000;
+
+/// Changes that arrive without an event (a snapshot was installed) are found at this pace.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
+
+type Events = broadcast::Receiver<Arc<AppliedEntry>>;
+type DownSender = mpsc::Sender<Result<pb::CoordinatorMessage, Status>>;
+
+/// Why a session ended, where the agent should be told.
+enum End {
+    Closed,
+    Refused { reason: String, last: bool },
+    Failed(Failure),
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        End::Failed(failure)
+    }
+}
+
+/// Serves one session to its end.
+pub(super) async fn run(
+    member: Arc<Member>,
+    mut up: Streaming<pb::AgentMessage>,
+    down: DownSender,
+    source: Option<String>,
+) {
+    let end = match welcome(&member, &mut up, &down, source.clone()).await {
+        Ok((session, events)) => session.serve(up, events, source).await,
+        Err(end) => end,
+    };
+    let last_words = match end {
+        End::Closed => return,
+        End::Refused { reason, last } => {
+            let refused = Down::Refused(pb::Refused { reason, r#final: last });
+            Ok(pb::CoordinatorMessage { message: Some(refused) })
+        }
+        End::Failed(failure) => Err(failure.into()),
+    };
+    // The agent may be gone already.
+    let _ = tokio::time::timeout(SEND_DEADLINE, down.send(last_words)).await;
+}
+
+struct Session {
+    member: Arc<Member>,
+    node: NodeId,
+    registration: RegistrationId,
+    down: DownSender,
+    /// The desired state that was sent last, and the index that it was stamped with.
+    sent: Vec<pb::DesiredWorker>,
+    sent_index: Option<u64>,
+    /// The jobs in it.
+    sent_jobs: BTreeSet<JobId>,
+    /// Jobs that the agent said it has shards of.
+    held_jobs: BTreeSet<JobId>,
+}
+
+/// From Hello to Welcome.
+async fn welcome(
+    member: &Arc<Member>,
+    up: &mut Streaming<pb::AgentMessage>,
+    down: &DownSender,
+    source: Option<String>,
+) -> Result<(Session, Events), End> {
+    let hello = read_hello(up).await?;
+    if !hello.cluster_id.is_empty() && hello.cluster_id != member.cluster_id.as_str() {
+        let reason = format!(
+            "this agent's data folder belongs to cluster {}, this coordinator to {}: give the agent another folder or \
+             other coordinators",
+            hello.cluster_id, member.cluster_id
+        );
+        return Err(End::Refused { reason, last: true });
+    }
+    let registration: Registration = hello
+        .registration
+        .ok_or_else(|| rejected("registration", "is missing"))?
+        .try_into()
+        .map_err(super::service::rejected)?;
+    let (node, id) = (registration.node.clone(), registration.registration);
+    let deadline = Deadline::after(WELCOME_DEADLINE);
+    let index = register(member, registration, source, deadline).await?;
+    member.wait_applied(index.max(hello.desired_index), deadline).await?;
+    // Before the first look at the state, so that nothing falls between the two.
+    let events = member.consensus.events();
+    let mut session = Session {
+        member: member.clone(),
+        node,
+        registration: id,
+        down: down.clone(),
+        sent: Vec::new(),
+        sent_index: None,
+        sent_jobs: BTreeSet::new(),
+        held_jobs: BTreeSet::new(),
+    };
+    session.greet(index, &hello.held).await?;
+    Ok((session, events))
+}
+
+fn rejected(field: &str, reason: &str) -> Failure {
+    Failure::Rejected { reason: format!("field `{field}`: {reason}"), hint: String::new() }
+}
+
+async fn read_hello(up: &mut Streaming<pb::AgentMessage>) -> Result<pb::Hello, End> {
+    let first = tokio::time::timeout(HELLO_DEADLINE, up.message()).await;
+    match first {
+        Ok(Ok(Some(pb::AgentMessage { message: Some(Up::Hello(hello)) }))) => Ok(hello),
+        Ok(Ok(Some(_))) => Err(rejected("message", "the first message must be Hello").into()),
+        Ok(Ok(None)) | Ok(Err(_)) | Err(_) => Err(End::Closed),
+    }
+}
+
+async fn register(
+    member: &Member,
+    registration: Registration,
+    source: Option<String>,
+    deadline: Deadline,
+) -> Result<u64, End> {
+    let actor = Actor::Agent(registration.node.clone());
+    let command = Command::RegisterNode(Box::new(registration));
+    let decided = member.decide(envelope(actor, source, None, command), deadline).await?;
+    match decided.response {
+        Response::Registered { index } => Ok(index),
+        Response::Refused(refusal) => Err(End::Refused { reason: refusal.to_string(), last: true }),
+        other => Err(Failure::Fatal { reason: format!("a registration was answered with {other:?}") }.into()),
+    }
+}
+
+impl Session {
+    async fn greet(&mut self, index: u64, held: &[pb::CheckpointRef]) -> Result<(), End> {
+        let coordinators = self.member.state(|state| {
+            let active = state.coordinators.values().filter(|record| !record.removed);
+            active.map(|record| record.address.clone()).collect()
+        });
+        self.send(Down::Welcome(pb::Welcome {
+            cluster_id: self.member.cluster_id.to_string(),
+            index,
+            coordinators,
+            profile: self.member.profile.to_string(),
+        }))
+        .await?;
+        self.send_desired().await?;
+        self.answer_held(held).await
+    }
+
+    /// Tells what became of the checkpoints that the agent has bytes of.
+    async fn answer_held(&mut self, held: &[pb::CheckpointRef]) -> Result<(), End> {
+        const UPDATES_A_MESSAGE: usize = 500;
+        let parse = |held: &pb::CheckpointRef| -> Option<(JobId, CheckpointSeq)> {
+            Some((held.job.parse().ok()?, held.checkpoint.parse().ok()?))
+        };
+        let held: Vec<_> = held.iter().take(HELD_MAX).filter_map(parse).collect();
+        self.held_jobs.extend(held.iter().map(|(job, _)| *job));
+        for page in held.chunks(UPDATES_A_MESSAGE) {
+            self.send_updates(page).await?;
+        }
+        Ok(())
+    }
+
+    async fn serve(
+        mut self,
+        mut up: Streaming<pb::AgentMessage>,
+        mut events: Events,
+        source: Option<String>,
+    ) -> End {
+        let (grants, mut granted) = mpsc::channel(GRANTS_MAX);
+        let (batches, batch_inbox) = mpsc::channel(observer::BATCHES_MAX);
+        let (outcomes, mut observed) = mpsc::channel(observer::BATCHES_MAX);
+        let mut look = tokio::time::interval(LOOK_PERIOD);
+        let shutdown = self.member.shutdown.clone();
+        let observe = observer::run(
+            self.member.clone(),
+            self.node.clone(),
+            self.registration,
+            source,
+            batch_inbox,
+            outcomes,
+        );
+        let _observer = AbortOnDrop(tokio::spawn(observe));
+        tracing::info!(node = %self.node, registration = %self.registration, "agent connected");
+        self.member.metrics.catalogue.sessions.inc();
+        let end = loop {
+            let step = tokio::select! {
+                message = up.message() => self.handle_up(message, &grants, &batches),
+                Some(grant) = granted.recv() => self.send(Down::Lease(grant)).await,
+                Some(outcome) = observed.recv() => self.handle_observed(outcome).await,
+                entry = events.recv() => self.handle_applied(entry).await,
+                _ = look.tick() => self.send_changes().await,
+                () = shutdown.cancelled() => Err(stopping().into()),
+                () = self.down.closed() => Err(End::Closed),
+            };
+            if let Err(end) = step {
+                break end;
+            }
+        };
+        self.member.metrics.catalogue.sessions.dec();
+        tracing::info!(node = %self.node, registration = %self.registration, "agent disconnected");
+        end
+    }
+
+    fn handle_up(
+        &self,
+        message: Result<Option<pb::AgentMessage>, Status>,
+        grants: &mpsc::Sender<pb::LeaseGrant>,
+        batches: &mpsc::Sender<observer::Batch>,
+    ) -> Result<(), End> {
+        let Ok(Some(message)) = message else { return Err(End::Closed) };
+        match message.message {
+            Some(Up::Heartbeat(heartbeat)) => self.handle_heartbeat(heartbeat, grants),
+            Some(Up::Observations(observations)) => self.handle_observations(observations, batches),
+            Some(Up::Hello(_)) => Err(rejected("message", "a session has one Hello").into()),
+            // A newer agent may say things that this build does not know.
+            None => Ok(()),
+        }
+    }
+
+    fn handle_heartbeat(
+        &self,
+        heartbeat: pb::Heartbeat,
+        grants: &mpsc::Sender<pb::LeaseGrant>,
+    ) -> Result<(), End> {
+        let relayed = RelayedHeartbeat {
+            node: self.node.to_string(),
+            registration: self.registration.0,
+            heartbeat: Some(heartbeat),
+        };
+        if let Err(failure) = self.member.heartbeats.send(relayed, grants.clone()) {
+            tracing::debug!(node = %self.node, %failure, "a heartbeat was dropped");
+        }
+        Ok(())
+    }
+
+    fn handle_observations(
+        &self,
+        observations: pb::Observations,
+        batches: &mpsc::Sender<observer::Batch>,
+    ) -> Result<(), End> {
+        let parsed: Result<Vec<Observation>, _> =
+            observations.observations.into_iter().map(Observation::try_from).collect();
+        let observations_read = parsed.map_err(super::service::rejected)?;
+        let batch = observer::Batch { first: observations.first, observations: observations_read };
+        if batches.try_send(batch).is_err() {
+            tracing::debug!(node = %self.node, "observations wait at the agent");
+        }
+        Ok(())
+    }
+
+    async fn handle_observed(&self, outcome: observer::Outcome) -> Result<(), End> {
+        match outcome {
+            observer::Outcome::Applied(number) => self.send(Down::Observed(pb::Observed { number })).await,
+            observer::Outcome::Stale(reason) => Err(End::Refused { reason, last: true }),
+        }
+    }
+
+    async fn handle_applied(
+        &mut self,
+        entry: Result<Arc<AppliedEntry>, broadcast::error::RecvError>,
+    ) -> Result<(), End> {
+        match entry {
+            Ok(entry) => {
+                if entry.replaced || self.is_concerned(&entry.events) {
+                    self.send_changes().await?;
+                }
+                self.send_checkpoints(&entry.events).await
+            }
+            // What was missed is in the state; of checkpoints, a new session asks again.
+            Err(broadcast::error::RecvError::Lagged(_)) => self.send_changes().await,
+            Err(broadcast::error::RecvError::Closed) => Err(stopping().into()),
+        }
+    }
+
+    /// Whether the events may change what this node should run. Cheap: every session asks it of every entry.
+    fn is_concerned(&self, events: &[Event]) -> bool {
+        let changed_at =
+            |state: &ClusterState| state.nodes.get(&self.node).map(|node| node.assignments_changed_at);
+        self.member.state(changed_at) > self.sent_index
+            || events.iter().any(|event| match event {
+                // Other nodes are peers for copies, bundles and restores.
+                Event::NodeRegistered { .. } | Event::NodeLost { .. } | Event::NodeChanged { .. } => true,
+                other => other.job().is_some_and(|job| self.sent_jobs.contains(&job)),
+            })
+    }
+
+    /// Sends the desired state where it changed, and ends the session where its registration is over.
+    async fn send_changes(&mut self) -> Result<(), End> {
+        self.check_registration()?;
+        let (index, workers, changed_at, jobs) = self.desired_now();
+        self.sent_jobs = jobs;
+        let has_moved = self.sent_index.is_none_or(|sent| changed_at > sent);
+        if has_moved || workers != self.sent {
+            return self.send_workers(index, workers).await;
+        }
+        Ok(())
+    }
+
+    async fn send_desired(&mut self) -> Result<(), End> {
+        let (index, workers, _, jobs) = self.desired_now();
+        self.sent_jobs = jobs;
+        self.send_workers(index, workers).await
+    }
+
+    fn desired_now(&self) -> (u64, Vec<pb::DesiredWorker>, u64, BTreeSet<JobId>) {
+        self.member.state(|state| {
+            let changed_at = state.nodes.get(&self.node).map_or(0, |node| node.assignments_changed_at);
+            let jobs = state.held_on(&self.node).map(|(job, ..)| job.id).collect();
+            (state.applied, desired::desired_workers(state, &self.node), changed_at, jobs)
+        })
+    }
+
+    async fn send_workers(&mut self, index: u64, workers: Vec<pb::DesiredWorker>) -> Result<(), End> {
+        self.sent = workers.clone();
+        self.sent_index = Some(index);
+        self.send(Down::Desired(pb::DesiredState { index, workers })).await
+    }
+
+    fn check_registration(&self) -> Result<(), End> {
+        let known = self.member.state(|state| {
+            state.nodes.get(&self.node).map(|node| (node.registration, node.condition == NodeCondition::Lost))
+        });
+        let reason = match known {
+            Some((registration, false)) if registration == self.registration => return Ok(()),
+            Some((registration, true)) if registration == self.registration => {
+                format!("node {} was declared lost under {registration}: register anew", self.node)
+            }
+            Some((registration, _)) => format!("{} was replaced by {registration}", self.registration),
+            None => format!("node {} is not known any more", self.node),
+        };
+        Err(End::Refused { reason, last: true })
+    }
+
+    async fn send_checkpoints(&self, events: &[Event]) -> Result<(), End> {
+        let concerned: Vec<_> = self.member.state(|state| {
+            let of = |event| checkpoints::concerned(state, &self.node, &self.held_jobs, event);
+            events.iter().filter_map(of).collect()
+        });
+        if concerned.is_empty() { Ok(()) } else { self.send_updates(&concerned).await }
+    }
+
+    async fn send_updates(&self, of: &[(JobId, CheckpointSeq)]) -> Result<(), End> {
+        let updates = self
+            .member
+            .state(|state| of.iter().map(|(job, seq)| checkpoints::update(state, *job, *seq)).collect());
+        self.send(Down::Checkpoints(pb::CheckpointUpdates { updates })).await
+    }
+
+    async fn send(&self, message: Down) -> Result<(), End> {
+        let message = Ok(pb::CoordinatorMessage { message: Some(message) });
+        match tokio::time::timeout(SEND_DEADLINE, self.down.send(message)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(End::Closed),
+        }
+    }
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,182 @@
+//! One coordinator in this process, on its real port, with an agent that only speaks.
+
+use crate::support::{FakeAgent, config, control, http, job_when, observation, registration, start, submit};
+use outlast_coordinator::{Coordinator, CoordinatorConfig, StartError};
+use outlast_proto::control::v1 as control;
+use outlast_proto::node::v1 as pb;
+use outlast_proto::node::v1::coordinator_message::Message as Down;
+use outlast_proto::node::v1::observation::What;
+use outlast_proto::status::Failure;
+use tokio_util::sync::CancellationToken;
+
+fn exited(code: i32) -> What {
+    let status = pb::ExitStatus { status: Some(pb::exit_status::Status::Code(code)) };
+    What::Exited(pb::ExitRecord {
+        status: Some(status),
+        at_ms: 1,
+        detail: String::new(),
+        last_lines: vec!["bye".into()],
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_goes_from_submission_to_success_through_one_agent() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let running = start(CoordinatorConfig { init: true, ..config(folder.path()) }).await;
+    let address = running.address.to_string();
+    let mut agent = FakeAgent::connect(&address, registration("n1", 7)).await;
+    let grant = agent.grant().await;
+    assert_eq!((grant.lease_ms, grant.registration), (4_000, 7));
+    assert!(grant.ack_seq >= 1 && grant.incarnation > 0);
+
+    let mut client = control(&address).await;
+    let job = submit(&mut client, "hello").await;
+    assert_eq!(submit(&mut client, "hello").await, job, "a retry with the same request id is the same job");
+    let (index, worker) = agent.worker(|worker| worker.may_start && !worker.stop).await;
+    assert_eq!((worker.world_size, worker.command.as_slice()), (1, &["true".to_owned()][..]));
+    assert!(agent.grant().await.assignments_index <= index);
+
+    let attempt = worker.attempt;
+    let whats =
+        [What::Rendezvous("127.0.0.1:1".into()), What::Started(true), exited(0), What::Released(true)];
+    agent.observe(1, whats.into_iter().map(|what| observation(&attempt, what)).collect()).await;
+    let number = agent
+        .wait_for("the acknowledgement", |message| match message {
+            Down::Observed(observed) => Some(observed.number),
+            _ => None,
+        })
+        .await;
+    assert_eq!(number, 4);
+    let done = job_when(&mut client, "hello", |job| job.state == "succeeded").await;
+    assert_eq!(done.groups[0].attempts.len(), 1);
+
+    check_http(&address, &job).await;
+    let explained =
+        client.explain_job(control::ExplainJobRequest { job: job.clone() }).await.expect("explained");
+    let lines = explained.into_inner().lines;
+    assert!(lines[0].text.contains("operator tester submitted hello"), "{lines:?}");
+    running.stop();
+    running.wait().await;
+}
+
+async fn check_http(address: &str, job: &str) {
+    let (status, body) = http(address, "GET /v1/jobs/hello").await;
+    assert!(
+        status == 200 && body.contains(job) && body.contains("\"state\":\"succeeded\""),
+        "{status} {body}"
+    );
+    let (status, body) = http(address, "GET /v1/jobs/nothing").await;
+    assert!(status == 404 && body.contains("\"error\":\"not_found\""), "{status} {body}");
+    let json = "POST /v1/jobs\ncontent-type: application/json\n\n{\"name\": \"x\", \"comand\": [\"true\"]}";
+    let (status, body) = http(address, json).await;
+    assert!(status == 400 && body.contains("comand") && body.contains("command"), "{status} {body}");
+    let (status, _) = http(address, "POST /v1/jobs\ncontent-type: text/plain\n\n{}").await;
+    assert_eq!(status, 403, "a page of somebody else must not be able to submit");
+    let (status, _) = http(address, "GET /v1/jobs\nhost: evil.example").await;
+    assert_eq!(status, 403, "a name that somebody else chose must not lead here");
+    assert_eq!(http(address, "GET /readyz").await.0, 200);
+    let (_, page) = http(address, "GET /").await;
+    assert!(page.contains("hello") && page.contains("n1"), "{page}");
+    let (_, text) = http(address, "GET /metrics").await;
+    for wanted in [
+        "outlast_coordinator_leader 1",
+        "outlast_node_up{node=\"n1\"} 1",
+        "outlast_attempts_started_total{kind=\"training\"} 1",
+        "outlast_jobs{state=\"succeeded\",kind=\"training\"} 1",
+        "outlast_build_info",
+    ] {
+        assert!(text.contains(wanted), "{wanted} is missing in {text}");
+    }
+    let (_, targets) = http(address, "GET /sd/prometheus").await;
+    assert!(targets.contains("__meta_outlast_node"), "{targets}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replaced_registration_is_refused_for_good() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let running = start(CoordinatorConfig { init: true, ..config(folder.path()) }).await;
+    let address = running.address.to_string();
+    let mut first = FakeAgent::connect(&address, registration("n1", 1)).await;
+    first.grant().await;
+    let mut second = FakeAgent::connect(&address, registration("n1", 2)).await;
+    second.grant().await;
+    assert!(first.refusal().await.r#final);
+    let mut late = FakeAgent::connect(&address, registration("n1", 1)).await;
+    let refused = late.refusal().await;
+    assert!(refused.r#final, "{refused:?}");
+    let mut stranger = FakeAgent::connect(&address, registration("n2", 1)).await;
+    stranger.grant().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_node_is_lost_and_its_attempt_stopped() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let running = start(CoordinatorConfig { init: true, ..config(folder.path()) }).await;
+    let address = running.address.to_string();
+    let mut agent = FakeAgent::connect(&address, registration("n1", 1)).await;
+    agent.grant().await;
+    let mut client = control(&address).await;
+    submit(&mut client, "lonely").await;
+    let (_, worker) = agent.worker(|worker| worker.may_start).await;
+    agent.observe(1, vec![observation(&worker.attempt, What::Started(true))]).await;
+    job_when(&mut client, "lonely", |job| job.groups[0].attempts[0].phase == "running").await;
+    agent.be_silent();
+    let job = job_when(&mut client, "lonely", |job| job.groups[0].attempts[0].cause == "node_lost").await;
+    assert!(matches!(job.groups[0].attempts[0].phase.as_str(), "stopping" | "ended"), "{job:?}");
+    let node =
+        client.get_node(control::GetNodeRequest { node: "n1".into() }).await.expect("known").into_inner();
+    assert_eq!(node.condition, "lost");
+    assert!(agent.refusal().await.r#final, "its registration never comes back");
+    let explained =
+        client.explain_job(control::ExplainJobRequest { job: "lonely".into() }).await.expect("explained");
+    let explained = explained.into_inner();
+    assert!(explained.lines.iter().any(|line| line.text.contains("its lease ran out")), "{explained:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_without_a_cluster_says_so_and_can_be_given_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let running = start(config(folder.path())).await;
+    let address = running.address.to_string();
+    let mut client = control(&address).await;
+    let status = client.list_jobs(control::ListJobsRequest::default()).await.expect_err("no cluster");
+    let failure = Failure::from_status(&status);
+    assert!(failure.hint().contains("outlast cluster init"), "{failure:?}");
+    let (code, body) = http(&address, "GET /readyz").await;
+    assert!(code == 503 && body.contains("no cluster"), "{code} {body}");
+    let init = control::InitClusterRequest { profile: "lan".into() };
+    let status = client.init_cluster(init.clone()).await.expect("made").into_inner();
+    assert!(!status.cluster_id.is_empty() && status.coordinators.len() == 1, "{status:?}");
+    let again = client.init_cluster(init).await.expect_err("it has one");
+    assert!(matches!(Failure::from_status(&again), Failure::Conflict { .. }));
+    client.list_jobs(control::ListJobsRequest::default()).await.expect("answers");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_start_says_why() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let running = start(CoordinatorConfig { init: true, ..config(folder.path()) }).await;
+    let other = tempfile::tempdir().expect("a folder");
+    let taken = CoordinatorConfig { listen: running.address, ..config(other.path()) };
+    let error = Coordinator::start(taken, CancellationToken::new()).await.err().expect("the port is taken");
+    assert!(
+        matches!(error, StartError::AddressInUse { .. }) && error.to_string().contains("--listen"),
+        "{error}"
+    );
+    let error =
+        Coordinator::start(config(folder.path()), CancellationToken::new()).await.err().expect("locked");
+    assert!(matches!(error, StartError::Open { .. }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_coordinator_still_knows_its_jobs() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let running = start(CoordinatorConfig { init: true, ..config(folder.path()) }).await;
+    let mut client = control(&running.address.to_string()).await;
+    let job = submit(&mut client, "durable").await;
+    running.stop();
+    running.wait().await;
+    let running = start(config(folder.path())).await;
+    let mut client = control(&running.address.to_string()).await;
+    assert_eq!(job_when(&mut client, "durable", |_| true).await.id, job);
+}
