@@ -53,9 +53,15 @@ fn report(dir: &WorkerDir, done: io::Result<()>) {
     }
 }
 
-fn take_up(context: &Arc<Context>, dir: WorkerDir, record: Record, outcome: Result<Adopted, AdoptError>) -> Found {
+fn take_up(
+    context: &Arc<Context>,
+    dir: WorkerDir,
+    record: Record,
+    outcome: Result<Adopted, AdoptError>,
+) -> Found {
     let key = record.assigned.key;
-    let handle = Arc::new(WorkerHandle::new(dir, record.assigned, boot_now(), context.shutdown.child_token()));
+    let handle =
+        Arc::new(WorkerHandle::new(dir, record.assigned, boot_now(), context.shutdown.child_token()));
     let may_run = !matches!(outcome, Ok(Adopted::Ended(_) | Adopted::Gone));
     if may_run && let Err(err) = serve_socket(context, &handle, &record.socket) {
         tracing::error!(attempt = %key.attempt, rank = key.rank, error = %err, "an adopted worker's socket cannot be served");

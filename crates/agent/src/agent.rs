@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outlast_blobs::{BundleStore, ShardStore};
+use outlast_blobs::{BundleStore, OpenError, ShardStore};
 use outlast_control::state::NodeFeatures;
-use outlast_process::Cgroups;
+use outlast_process::{Cgroups, boot_now};
 use outlast_types::NodeId;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -30,6 +30,8 @@ use crate::transfer::chain;
 const STOP_WITHIN: Duration = Duration::from_secs(15);
 /// For what still copies or answers.
 const TASKS_WITHIN: Duration = Duration::from_secs(3);
+const LOCK_WITHIN_MS: u64 = 1_000;
+const LOCK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -77,7 +79,8 @@ impl Agent {
         let node = config.node()?;
         let (events, queue) = mpsc::channel(EVENTS_MAX);
         let (context, listener) = prepare(&config, node.clone(), events).await?;
-        let address = listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
+        let address =
+            listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
         peer::serve(&context, listener);
         let introduction = Introduction {
             labels: config.labels,
@@ -116,15 +119,23 @@ impl RunningAgent {
     }
 
     /// Stops the agent; its workers go on unless told otherwise. Takes some seconds at most.
-    pub async fn shutdown(self, workers: StopWorkers) {
+    pub async fn shutdown(mut self, workers: StopWorkers) {
         let (reply, stopped) = oneshot::channel();
-        let asked = !self.end.is_finished() && self.context.events.send(Event::Stop(workers, reply)).await.is_ok();
+        let asked =
+            !self.end.is_finished() && self.context.events.send(Event::Stop(workers, reply)).await.is_ok();
         if asked && timeout(STOP_WITHIN, stopped).await.is_err() {
             tracing::error!(node = %self.node, "workers did not end in time; they go on under their keepers");
         }
         self.context.shutdown.cancel();
         self.context.tasks.close();
-        let _ = timeout(TASKS_WITHIN, self.context.tasks.wait()).await;
+        // Afterwards the folder is free: the loop and the tasks hold it.
+        let all = async {
+            if !self.end.is_finished() {
+                let _ = (&mut self.end).await;
+            }
+            self.context.tasks.wait().await;
+        };
+        let _ = timeout(TASKS_WITHIN, all).await;
     }
 }
 
@@ -164,9 +175,24 @@ async fn prepare(
     Ok((Arc::new(context), listener))
 }
 
+/// A lock outlives its owner for moments: a child of it that is between fork and exec still has the file open.
+fn patiently<T>(open: impl Fn() -> T, is_in_use: impl Fn(&T) -> bool) -> T {
+    let until = boot_now().plus(LOCK_WITHIN_MS);
+    loop {
+        let found = open();
+        if !is_in_use(&found) || boot_now() >= until {
+            return found;
+        }
+        std::thread::sleep(LOCK_AGAIN_AFTER);
+    }
+}
+
 fn open_folder(data_dir: &Path, node: &NodeId) -> Result<(Folder, ShardStore, BundleStore), StartError> {
-    let folder = Folder::open(data_dir, node)?;
-    let shards = ShardStore::open(&folder.shards()).map_err(|err| StartError::Blobs(chain(&err)))?;
+    let in_use = |found: &Result<Folder, FolderError>| matches!(found, Err(FolderError::InUse(_)));
+    let folder = patiently(|| Folder::open(data_dir, node), in_use)?;
+    let in_use = |found: &Result<ShardStore, OpenError>| matches!(found, Err(OpenError::InUse { .. }));
+    let shards = patiently(|| ShardStore::open(&folder.shards()), in_use);
+    let shards = shards.map_err(|err| StartError::Blobs(chain(&err)))?;
     let bundles = BundleStore::open(&folder.bundles()).map_err(|err| StartError::Blobs(chain(&err)))?;
     Ok((folder, shards, bundles))
 }

@@ -61,8 +61,13 @@ pub(crate) struct RestoreFrom {
 pub(crate) enum Readiness {
     /// The worker says so itself, or nobody asks.
     Worker,
-    Tcp { port: u16 },
-    Http { port: u16, path: String },
+    Tcp {
+        port: u16,
+    },
+    Http {
+        port: u16,
+        path: String,
+    },
 }
 
 /// One worker that the cluster has placed here. Written beside the worker, so that a restarted agent knows it.
@@ -248,7 +253,10 @@ mod tests {
     fn a_worker_that_is_not_understood_is_left_out_and_its_field_named() {
         let good = pb::DesiredWorker { attempt: "j1/0@1.1".into(), ..Default::default() };
         let bad = pb::DesiredWorker { attempt: "j1/0@1.2".into(), ..Default::default() };
-        let bad = pb::DesiredWorker { restore: Some(pb::Restore { checkpoint: "7".into(), ..Default::default() }), ..bad };
+        let bad = pb::DesiredWorker {
+            restore: Some(pb::Restore { checkpoint: "7".into(), ..Default::default() }),
+            ..bad
+        };
         let (desired, refused) = Desired::from_wire(pb::DesiredState { index: 3, workers: vec![good, bad] });
         assert_eq!((desired.index, desired.workers.len()), (3, 1));
         assert_eq!(refused[0].field, "restore.checkpoint");

@@ -61,7 +61,14 @@ impl Checkpoints {
     }
 
     /// The bytes are durable at these holders.
-    pub(crate) fn held(&self, part: Part, root: Digest, size_bytes: u64, holders: Vec<Holder>, no_more_holders: bool) {
+    pub(crate) fn held(
+        &self,
+        part: Part,
+        root: Digest,
+        size_bytes: u64,
+        holders: Vec<Holder>,
+        no_more_holders: bool,
+    ) {
         self.put(part, |receipt| {
             receipt.root = Some(root);
             receipt.size_bytes = size_bytes;

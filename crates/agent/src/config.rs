@@ -68,7 +68,9 @@ pub enum ConfigError {
          say --insecure if the network is yours alone"
     )]
     Exposed(SocketAddr),
-    #[error("the agent listens on all addresses ({0}), so others cannot guess its own: say --advertise HOST:PORT")]
+    #[error(
+        "the agent listens on all addresses ({0}), so others cannot guess its own: say --advertise HOST:PORT"
+    )]
     NoAdvertise(SocketAddr),
     #[error("{0} cpus are not a number of cpus: it must be above 0 and at most 1048576")]
     Cpus(f64),

@@ -61,7 +61,9 @@ pub(crate) struct Parts {
 
 impl Context {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { node, boot, disk, resources, address, keeper_exe, cgroups, folder, shards, bundles, .. } = parts;
+        let Parts {
+            node, boot, disk, resources, address, keeper_exe, cgroups, folder, shards, bundles, ..
+        } = parts;
         Self {
             node,
             boot,
@@ -120,5 +122,7 @@ impl Context {
 
 /// Runs blocking work beside the loop. A panic in it is ours, and ends here as one.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work).await.expect("blocking work does not panic, and is not cancelled once it runs")
+    tokio::task::spawn_blocking(work)
+        .await
+        .expect("blocking work does not panic, and is not cancelled once it runs")
 }

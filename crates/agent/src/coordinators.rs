@@ -50,7 +50,8 @@ impl Coordinators {
     pub(crate) fn shuffled(&self, last: Option<&str>) -> Vec<String> {
         let mut learnt = self.inner.lock().learnt.clone();
         shuffle(&mut learnt);
-        let mut configured: Vec<_> = self.configured.iter().filter(|a| !learnt.contains(a)).cloned().collect();
+        let mut configured: Vec<_> =
+            self.configured.iter().filter(|a| !learnt.contains(a)).cloned().collect();
         shuffle(&mut configured);
         learnt.extend(configured);
         learnt.sort_by_key(|address| Some(address.as_str()) == last);

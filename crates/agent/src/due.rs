@@ -57,7 +57,10 @@ mod tests {
         by_time.save_begun(10, at(6_500));
         assert!(!by_time.is_due(10, at(6_500)), "one save answers one request");
         let by_steps = CheckpointDue::new(0, 100, at(0), 250);
-        assert!(!by_steps.is_due(349, at(1 << 40)) && by_steps.is_due(350, at(0)), "counted from the restored step");
+        assert!(
+            !by_steps.is_due(349, at(1 << 40)) && by_steps.is_due(350, at(0)),
+            "counted from the restored step"
+        );
         let auto = CheckpointDue::new(0, 0, at(0), 0);
         assert!(!auto.is_due(1, at(59_999)) && auto.is_due(1, at(60_000)));
     }

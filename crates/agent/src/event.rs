@@ -33,7 +33,11 @@ pub(crate) enum StartEvent {
     BundleHeld(Digest),
     Rendezvous(String),
     Restored(CheckpointSeq),
-    RestoreFailed { seq: CheckpointSeq, corrupt: bool, reason: String },
+    RestoreFailed {
+        seq: CheckpointSeq,
+        corrupt: bool,
+        reason: String,
+    },
     /// Asked just before the keeper starts: the lease deadline if the lease still allows it (A2).
     MaySpawn(oneshot::Sender<Option<BootTime>>),
     Started(Keeper),

@@ -23,9 +23,13 @@ const SOCKET_DIR_BYTES_MAX: usize = 108 - 48;
 pub enum FolderError {
     #[error("the folder {0} is in use by another agent: stop that one, or give this one a folder of its own")]
     InUse(PathBuf),
-    #[error("the folder {dir} belongs to node {owner}, not to {wanted}: use another folder, or say --name {owner}")]
+    #[error(
+        "the folder {dir} belongs to node {owner}, not to {wanted}: use another folder, or say --name {owner}"
+    )]
     OtherNode { dir: PathBuf, owner: NodeId, wanted: NodeId },
-    #[error("the folder {dir} belongs to cluster {owner}, and the coordinators are those of cluster {met}: check their addresses, or use another folder")]
+    #[error(
+        "the folder {dir} belongs to cluster {owner}, and the coordinators are those of cluster {met}: check their addresses, or use another folder"
+    )]
     OtherCluster { dir: PathBuf, owner: ClusterId, met: ClusterId },
     #[error("{path} is damaged or of a newer version; move the folder away to start anew")]
     Damaged {
@@ -80,7 +84,8 @@ impl Folder {
         let identity = match fs::read(&path) {
             Ok(bytes) => parse(&path, &bytes)?,
             Err(err) if err.kind() == io::ErrorKind::NotFound => {
-                let new = Identity { version: IDENTITY_VERSION, node: node.clone(), cluster: None, acted_index: 0 };
+                let new =
+                    Identity { version: IDENTITY_VERSION, node: node.clone(), cluster: None, acted_index: 0 };
                 write_json(&path, &new).map_err(io_error(&path))?;
                 new
             }
@@ -162,7 +167,8 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Identity, FolderError> {
 
 fn lock(root: &Path) -> Result<File, FolderError> {
     let path = root.join("agent.lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(io_error(&path))?;
+    let file =
+        File::options().create(true).truncate(false).write(true).open(&path).map_err(io_error(&path))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(FolderError::InUse(root.to_owned())),
@@ -193,7 +199,9 @@ fn socket_dir(root: &Path) -> Result<PathBuf, FolderError> {
     let base = runtime.filter(|dir| dir.is_absolute() && dir.as_os_str().len() <= SOCKET_DIR_BYTES_MAX - 28);
     let dir = base.unwrap_or_else(|| PathBuf::from("/tmp")).join(format!("outlast-{uid}-{}", &hash[..12]));
     match fs::DirBuilder::new().mode(0o700).create(&dir) {
-        Err(err) if err.kind() != io::ErrorKind::AlreadyExists => return Err(FolderError::Io { path: dir, source: err }),
+        Err(err) if err.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(FolderError::Io { path: dir, source: err });
+        }
         _ => {}
     }
     // Somebody else may have been there first, `/tmp` being everybody's.

@@ -30,16 +30,25 @@ impl AgentMetrics {
         let rtt = || Histogram::new(RTT_BUCKETS);
         Self {
             heartbeats_sent: registry.counter("agent_heartbeats_sent", "Heartbeats sent over the session"),
-            heartbeats_hedged: registry.counter("agent_heartbeats_hedged", "Heartbeats sent to a second coordinator"),
+            heartbeats_hedged: registry
+                .counter("agent_heartbeats_hedged", "Heartbeats sent to a second coordinator"),
             sessions_opened: registry.counter("agent_sessions", "Sessions that a coordinator has welcomed"),
             workers_started: registry.counter("agent_workers_started", "Workers that this agent has started"),
             workers_running: registry.gauge("agent_workers_running", "Workers that run on this node"),
             connected: registry.gauge("agent_connected", "1 while a coordinator's session is open"),
-            shard_bytes: registry.gauge("agent_shard_bytes", "Bytes of checkpoint shards on this node's disk"),
-            checkpoint_bytes_written: registry
-                .counter("agent_checkpoint_bytes_written", "Bytes of shards that workers of this node have saved"),
-            peer_bytes_received: registry.counter("agent_peer_bytes_received", "Bytes of shards that peers have put here"),
-            heartbeat_rtt: registry.histograms("heartbeat_rtt_seconds", "From a heartbeat to its lease grant", rtt),
+            shard_bytes: registry
+                .gauge("agent_shard_bytes", "Bytes of checkpoint shards on this node's disk"),
+            checkpoint_bytes_written: registry.counter(
+                "agent_checkpoint_bytes_written",
+                "Bytes of shards that workers of this node have saved",
+            ),
+            peer_bytes_received: registry
+                .counter("agent_peer_bytes_received", "Bytes of shards that peers have put here"),
+            heartbeat_rtt: registry.histograms(
+                "heartbeat_rtt_seconds",
+                "From a heartbeat to its lease grant",
+                rtt,
+            ),
             registry,
         }
     }
@@ -64,7 +73,9 @@ mod tests {
         metrics.heartbeats_sent.inc();
         metrics.heartbeat_answered(40);
         let (_, text) = metrics.render("");
-        for wanted in ["outlast_agent_heartbeats_sent_total 1", "outlast_heartbeat_rtt_seconds_bucket{le=\"0.05\"} 1"] {
+        for wanted in
+            ["outlast_agent_heartbeats_sent_total 1", "outlast_heartbeat_rtt_seconds_bucket{le=\"0.05\"} 1"]
+        {
             assert!(text.contains(wanted), "{wanted} is missing in\n{text}");
         }
     }

@@ -15,7 +15,9 @@ pub(crate) enum Life {
     Starting,
     Running,
     /// Told to stop, with this grace.
-    Stopping { grace_ms: Millis },
+    Stopping {
+        grace_ms: Millis,
+    },
     /// Nothing of it is alive, and it will never start.
     Over,
 }
@@ -24,7 +26,11 @@ pub(crate) enum Life {
 pub(crate) enum Action {
     /// Boxed: the other actions are small.
     Start(Box<Assigned>),
-    Stop { key: WorkerKey, grace_ms: Millis, why: StopReason },
+    Stop {
+        key: WorkerKey,
+        grace_ms: Millis,
+        why: StopReason,
+    },
     /// It never started here, and never will: say so.
     Forswear(WorkerKey),
     /// The cluster knows of a run that this agent does not have: say that it is over.
@@ -82,7 +88,8 @@ pub(crate) fn reconcile(
     newest: &NewestAttempts,
     terms: Terms,
 ) -> Vec<Action> {
-    let wanted: BTreeMap<WorkerKey, &Assigned> = desired.workers.iter().map(|worker| (worker.key, worker)).collect();
+    let wanted: BTreeMap<WorkerKey, &Assigned> =
+        desired.workers.iter().map(|worker| (worker.key, worker)).collect();
     let mut actions: Vec<Action> =
         known.iter().filter_map(|(key, life)| unasked_stop(*key, *life, &wanted, newest, terms)).collect();
     for worker in &desired.workers {
@@ -99,7 +106,8 @@ fn unasked_stop(
     newest: &NewestAttempts,
     terms: Terms,
 ) -> Option<Action> {
-    let alive = matches!(life, Life::Starting | Life::Running) || matches!(life, Life::Stopping { grace_ms } if grace_ms > 0);
+    let alive = matches!(life, Life::Starting | Life::Running)
+        || matches!(life, Life::Stopping { grace_ms } if grace_ms > 0);
     if !alive {
         return None;
     }
@@ -158,7 +166,12 @@ mod tests {
         let desired = Desired { index: 9, workers: wanted.iter().map(worker).collect() };
         let mut newest = NewestAttempts::default();
         let known: BTreeMap<_, _> = known.iter().map(|(attempt, life)| (key(attempt), *life)).collect();
-        desired.workers.iter().map(|worker| worker.key).chain(known.keys().copied()).for_each(|k| newest.saw(k.attempt));
+        desired
+            .workers
+            .iter()
+            .map(|worker| worker.key)
+            .chain(known.keys().copied())
+            .for_each(|k| newest.saw(k.attempt));
         reconcile(&desired, &known, &newest, terms)
     }
 
@@ -178,11 +191,21 @@ mod tests {
     #[test]
     fn absence_never_stops_and_an_explicit_stop_does() {
         assert_eq!(run(&[], &[(A1, Life::Running)], FREE), []);
-        assert_eq!(run(&[(A1, Some(500))], &[(A1, Life::Running)], FREE), [stop(A1, 500, StopReason::Wanted)]);
-        assert_eq!(run(&[(A1, Some(500))], &[(A1, Life::Starting)], FREE), [stop(A1, 500, StopReason::Wanted)]);
+        assert_eq!(
+            run(&[(A1, Some(500))], &[(A1, Life::Running)], FREE),
+            [stop(A1, 500, StopReason::Wanted)]
+        );
+        assert_eq!(
+            run(&[(A1, Some(500))], &[(A1, Life::Starting)], FREE),
+            [stop(A1, 500, StopReason::Wanted)]
+        );
         let stopping = [(A1, Life::Stopping { grace_ms: 500 })];
         assert_eq!(run(&[(A1, Some(500))], &stopping, FREE), [], "a repeated stop is no second stop");
-        assert_eq!(run(&[(A1, Some(0))], &stopping, FREE), [stop(A1, 0, StopReason::Wanted)], "a kill may follow");
+        assert_eq!(
+            run(&[(A1, Some(0))], &stopping, FREE),
+            [stop(A1, 0, StopReason::Wanted)],
+            "a kill may follow"
+        );
     }
 
     #[test]
@@ -204,7 +227,11 @@ mod tests {
     #[test]
     fn what_never_ran_here_is_forsworn_and_what_ran_is_never_started_again() {
         assert_eq!(run(&[(A1, Some(0))], &[], FREE), [Action::Forswear(key(A1))]);
-        assert_eq!(run(&[(A1, None)], &[(A2, Life::Running)], FREE), [Action::Forswear(key(A1))], "older than one seen");
+        assert_eq!(
+            run(&[(A1, None)], &[(A2, Life::Running)], FREE),
+            [Action::Forswear(key(A1))],
+            "older than one seen"
+        );
         assert_eq!(run(&[(A1, None)], &[(A1, Life::Over)], FREE), []);
         let started = Assigned { may_start: false, ..sample(A1, 0) };
         let desired = Desired { index: 9, workers: vec![started] };

@@ -38,7 +38,8 @@ fn detected_memory() -> io::Result<ByteSize> {
     let text = fs::read_to_string("/proc/meminfo")?;
     let total = mem_total(&text).ok_or_else(|| io::Error::other("/proc/meminfo names no MemTotal"))?;
     let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
-    let limit = limits.iter().filter_map(|path| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok()).min();
+    let limit =
+        limits.iter().filter_map(|path| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok()).min();
     let usable = total.min(limit.unwrap_or(total));
     Ok(ByteSize(usable - usable / 100 * MEMORY_RESERVE_PER_CENT))
 }
@@ -116,7 +117,12 @@ mod tests {
 
     #[tokio::test]
     async fn the_configuration_wins() {
-        let overrides = ResourceOverrides { cpus: Some(1.5), memory: Some(ByteSize(9)), gpus: Some(2), ..Default::default() };
+        let overrides = ResourceOverrides {
+            cpus: Some(1.5),
+            memory: Some(ByteSize(9)),
+            gpus: Some(2),
+            ..Default::default()
+        };
         let found = detect(&overrides).await.expect("detects");
         assert_eq!((found.cpu_millis, found.memory.0, found.gpus.len()), (1_500, 9, 2));
     }

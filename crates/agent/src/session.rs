@@ -64,7 +64,10 @@ pub(crate) enum SessionEvent {
     Message(u64, Down),
     /// Of this registration.
     Refused(RegistrationId, pb::Refused),
-    Closed { number: u64, reason: String },
+    Closed {
+        number: u64,
+        reason: String,
+    },
 }
 
 /// Why a session ended.
@@ -127,7 +130,8 @@ impl Session {
 
     async fn one(&self, number: u64, address: &str, welcomed: &mut bool) -> SessionEnd {
         let Some(hello) = self.hello().await else { return SessionEnd::NotNow };
-        let registration = RegistrationId(hello.registration.as_ref().map_or(0, |registration| registration.registration));
+        let registration =
+            RegistrationId(hello.registration.as_ref().map_or(0, |registration| registration.registration));
         let (outgoing, queue) = mpsc::channel(OUTGOING_MAX);
         let first = pb::AgentMessage { message: Some(Up::Hello(hello)) };
         outgoing.try_send(first).expect("a new queue has room");
@@ -149,7 +153,8 @@ impl Session {
         *welcomed = true;
         self.coordinators.set_session(Some(address.to_owned()));
         let leave = CancellationToken::new();
-        let link = Link { number, coordinator: address.to_owned(), registration, outgoing, leave: leave.clone() };
+        let link =
+            Link { number, coordinator: address.to_owned(), registration, outgoing, leave: leave.clone() };
         self.tell(SessionEvent::Welcomed(link, welcome)).await;
         tokio::select! {
             () = leave.cancelled() => SessionEnd::Left,
@@ -162,7 +167,8 @@ impl Session {
         address: &str,
         queue: mpsc::Receiver<pb::AgentMessage>,
     ) -> Result<Streaming<pb::CoordinatorMessage>, SessionEnd> {
-        let channel = self.coordinators.channel(address).map_err(|err| SessionEnd::Unreachable(err.into()))?;
+        let channel =
+            self.coordinators.channel(address).map_err(|err| SessionEnd::Unreachable(err.into()))?;
         let mut client = NodeServiceClient::new(channel);
         let call = client.session(ReceiverStream::new(queue));
         match timeout(CONNECT_WITHIN + WELCOME_WITHIN, call).await {

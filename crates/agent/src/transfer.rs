@@ -48,7 +48,12 @@ impl<T: Send + 'static> Incoming<T> {
 }
 
 /// Receives a shard; anything but the announced bytes is refused.
-pub(crate) fn receive_shard(store: &ShardStore, key: ShardKey, root: Digest, size_bytes: u64) -> Incoming<ShardMeta> {
+pub(crate) fn receive_shard(
+    store: &ShardStore,
+    key: ShardKey,
+    root: Digest,
+    size_bytes: u64,
+) -> Incoming<ShardMeta> {
     let store = store.clone();
     Incoming::begin(move |reader| {
         let failed = |err: &dyn std::error::Error| ReceiveError::Write(chain(err));
@@ -57,7 +62,10 @@ pub(crate) fn receive_shard(store: &ShardStore, key: ShardKey, root: Digest, siz
         io::copy(&mut reader.take(size_bytes.saturating_add(1)), &mut writer).map_err(|err| failed(&err))?;
         let meta = writer.finish(&key).map_err(|err| failed(&err))?;
         if (meta.root, meta.size_bytes) != (root, size_bytes) {
-            let words = format!("{root} with {size_bytes} bytes was announced, {} with {} came", meta.root, meta.size_bytes);
+            let words = format!(
+                "{root} with {size_bytes} bytes was announced, {} with {} came",
+                meta.root, meta.size_bytes
+            );
             // Under its own root it would harm nobody; it is only of no use.
             let _ = store.remove(&key, meta.root);
             return Err(ReceiveError::Mismatch(words));
@@ -71,9 +79,9 @@ pub(crate) fn receive_bundle(store: &BundleStore, digest: Digest, size_bytes: u6
     let store = store.clone();
     Incoming::begin(move |reader| match store.put(reader, Some(digest), size_bytes) {
         Ok(_) => Ok(()),
-        Err(err @ (outlast_blobs::BundleError::Mismatch { .. } | outlast_blobs::BundleError::TooLarge { .. })) => {
-            Err(ReceiveError::Mismatch(chain(&err)))
-        }
+        Err(
+            err @ (outlast_blobs::BundleError::Mismatch { .. } | outlast_blobs::BundleError::TooLarge { .. }),
+        ) => Err(ReceiveError::Mismatch(chain(&err))),
         Err(err) => Err(ReceiveError::Write(chain(&err))),
     })
 }

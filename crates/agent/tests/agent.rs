@@ -8,6 +8,8 @@ use fake::{CLUSTER, Fake, eventually, shell};
 use outlast_agent::{Agent, AgentConfig, ResourceOverrides, RunningAgent, StopWorkers};
 use outlast_control::state::Observation;
 use outlast_proto::node::v1 as pb;
+use outlast_proto::peer::v1 as peer_pb;
+use outlast_proto::peer::v1::peer_service_client::PeerServiceClient;
 use outlast_proto::worker::v1 as worker_pb;
 use outlast_proto::worker::v1::worker_service_client::WorkerServiceClient;
 use outlast_types::{ExitStatus, NodeId};
@@ -64,13 +66,19 @@ async fn beats(fake: &Fake, node: &str) {
 async fn socket(dir: &Path, attempt: &str) -> WorkerServiceClient<Channel> {
     let attempt: outlast_types::AttemptId = attempt.parse().expect("valid");
     let record = dir.join("workers").join(format!("{}-0/worker.json", attempt.file_name()));
-    let record: serde_json::Value = serde_json::from_slice(&std::fs::read(record).expect("a record")).expect("json");
+    let record: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(record).expect("a record")).expect("json");
     let path = PathBuf::from(record["socket"].as_str().expect("a path"));
     let connector = tower::service_fn(move |_| {
         let path = path.clone();
-        async move { Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(tokio::net::UnixStream::connect(path).await?)) }
+        async move {
+            Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(
+                tokio::net::UnixStream::connect(path).await?,
+            ))
+        }
     });
-    let channel = Endpoint::from_static("http://worker").connect_with_connector(connector).await.expect("connects");
+    let channel =
+        Endpoint::from_static("http://worker").connect_with_connector(connector).await.expect("connects");
     WorkerServiceClient::new(channel)
 }
 
@@ -78,7 +86,11 @@ async fn socket(dir: &Path, attempt: &str) -> WorkerServiceClient<Channel> {
 async fn a_worker_runs_its_end_is_told_until_it_is_applied_and_its_files_go_then() {
     let (fake, tmp) = (Fake::start().await, tempfile::tempdir().expect("a folder"));
     fake.change(|book| book.acknowledges = false);
-    fake.desire("n1", 5, vec![shell(A1, "echo rank $RANK of $WORLD_SIZE; echo $OUTLAST_ATTEMPT >&2; exit 3")]);
+    fake.desire(
+        "n1",
+        5,
+        vec![shell(A1, "echo rank $RANK of $WORLD_SIZE; echo $OUTLAST_ATTEMPT >&2; exit 3")],
+    );
     let agent = start("n1", tmp.path(), &[&fake]).await;
     eventually("released", || has(&fake, "n1", released(A1))).await;
     let seen = fake.observations("n1");
@@ -100,7 +112,10 @@ async fn a_worker_runs_its_end_is_told_until_it_is_applied_and_its_files_go_then
     let told = fake.node("n1").batches.len();
     eventually("told again from the first", || fake.node("n1").batches[told..].contains(&1)).await;
     let dir = tmp.path().join("workers/j1.0.1.1-0");
-    assert!(dir.join("work").exists() && !dir.join("over").exists(), "files stay until the release is in the log");
+    assert!(
+        dir.join("work").exists() && !dir.join("over").exists(),
+        "files stay until the release is in the log"
+    );
     fake.change(|book| book.acknowledges = true);
     eventually("cleaned", || dir.join("over").exists() && !dir.join("work").exists()).await;
     assert!(dir.join("keeper/log").exists(), "the log stays");
@@ -197,9 +212,86 @@ async fn an_agent_that_was_declared_lost_registers_anew_and_stops_what_the_log_d
     });
     eventually("released", || has(&fake, "n1", released(A1))).await;
     let hellos = fake.node("n1").hellos;
-    let ids: Vec<_> = hellos.iter().filter_map(|hello| Some(hello.registration.as_ref()?.registration)).collect();
+    let ids: Vec<_> =
+        hellos.iter().filter_map(|hello| Some(hello.registration.as_ref()?.registration)).collect();
     assert!(ids.len() >= 2 && ids[0] != ids[ids.len() - 1], "{ids:?}");
     agent.shutdown(StopWorkers::Yes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_lease_an_exclusive_worker_is_stopped_and_another_goes_on() {
+    let (fake, tmp) = (Fake::start().await, tempfile::tempdir().expect("a folder"));
+    let other = "j2/0@1.1";
+    let exclusive = pb::DesiredWorker { exclusive: true, ..shell(A1, LONG) };
+    fake.desire("n1", 10, vec![exclusive, shell(other, LONG)]);
+    let agent = start("n1", tmp.path(), &[&fake]).await;
+    eventually("both started", || has(&fake, "n1", started(A1)) && has(&fake, "n1", started(other))).await;
+    fake.change(|book| book.grants = false);
+    eventually("stopped", || has(&fake, "n1", exited(A1))).await;
+    let fenced = |seen: &Observation| matches!(seen, Observation::Exited { exit, .. } if exit.status == ExitStatus::Fenced);
+    assert!(has(&fake, "n1", fenced), "{:?}", fake.observations("n1"));
+    assert!(!has(&fake, "n1", exited(other)), "losing the control plane stops no other job");
+    agent.shutdown(StopWorkers::Yes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_health_and_metrics_are_served_to_the_own_cluster() {
+    let (fake, tmp) = (Fake::start().await, tempfile::tempdir().expect("a folder"));
+    fake.desire("n1", 10, vec![shell(A1, "echo one; sleep 0.2; echo two; exit 1")]);
+    let agent = start("n1", tmp.path(), &[&fake]).await;
+    eventually("started", || has(&fake, "n1", started(A1))).await;
+    let mut client = PeerServiceClient::connect(format!("http://{}", agent.address)).await.expect("connects");
+    let request = peer_pb::ReadLogRequest {
+        cluster_id: CLUSTER.into(),
+        attempt: A1.into(),
+        follow: true,
+        ..Default::default()
+    };
+    let stranger = peer_pb::ReadLogRequest { cluster_id: "another".into(), ..request.clone() };
+    assert_eq!(client.read_log(stranger).await.expect_err("refused").code(), tonic::Code::PermissionDenied);
+    let mut stream = client.read_log(request).await.expect("serves").into_inner();
+    let (mut lines, mut ended) = (Vec::new(), false);
+    while let Some(message) = stream.message().await.expect("goes on") {
+        lines.extend(
+            message.records.into_iter().map(|record| String::from_utf8_lossy(&record.text).into_owned()),
+        );
+        ended = message.end;
+    }
+    assert_eq!((lines, ended), (vec!["one".to_owned(), "two".to_owned()], true));
+    for (path, wanted) in [("/healthz", "ok"), ("/metrics", "outlast_agent_workers_started_total 1")] {
+        let text = get(agent.address, path).await;
+        assert!(text.contains(wanted), "{wanted} is missing in {text}");
+    }
+    agent.shutdown(StopWorkers::Yes).await;
+}
+
+async fn get(address: std::net::SocketAddr, path: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.expect("connects");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("asks");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.expect("answers");
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_the_cluster_does_not_want_ends_and_says_why() {
+    let (fake, tmp) = (Fake::start().await, tempfile::tempdir().expect("a folder"));
+    fake.change(|book| {
+        let reason = "another agent is registered as n1".to_owned();
+        book.nodes.entry("n1".to_owned()).or_default().refuse = Some(pb::Refused { reason, r#final: true });
+    });
+    let mut agent = start("n1", tmp.path(), &[&fake]).await;
+    let err = agent.wait().await.expect_err("it ends");
+    assert!(err.to_string().contains("another agent is registered as n1"), "{err}");
+    let taken = AgentConfig {
+        listen: fake.address.parse().expect("an address"),
+        data_dir: tmp.path().join("x"),
+        ..AgentConfig::default()
+    };
+    let err = Agent::start(taken).await.err().expect("the port is taken");
+    assert!(err.to_string().contains("cannot listen on"), "{err}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -207,7 +299,8 @@ async fn a_checkpoint_is_copied_sealed_and_restored_also_from_a_peer_when_the_ow
     let (fake, tmp) = (Fake::start().await, tempfile::tempdir().expect("a folder"));
     let (dir1, dir2) = (tmp.path().join("n1"), tmp.path().join("n2"));
     let (agent1, agent2) = (start("n1", &dir1, &[&fake]).await, start("n2", &dir2, &[&fake]).await);
-    let peer = |agent: &RunningAgent| pb::Peer { node: agent.node.to_string(), address: agent.address.to_string() };
+    let peer =
+        |agent: &RunningAgent| pb::Peer { node: agent.node.to_string(), address: agent.address.to_string() };
     let peers = [peer(&agent1), peer(&agent2)];
     let worker = pb::DesiredWorker { replicas: 2, replica_peers: vec![peers[1].clone()], ..shell(A1, LONG) };
     fake.desire("n1", 10, vec![worker]);
@@ -219,20 +312,29 @@ async fn a_checkpoint_is_copied_sealed_and_restored_also_from_a_peer_when_the_ow
     let mut client = socket(&dir1, A1).await;
     let report = worker_pb::ReportRequest { step: 7, metrics: [("loss".to_owned(), 0.5)].into() };
     assert!(!client.report(report).await.expect("reports").into_inner().checkpoint_due);
-    let request = worker_pb::SaveCheckpointRequest { step: 7, directory: weights.to_string_lossy().into_owned() };
+    let request =
+        worker_pb::SaveCheckpointRequest { step: 7, directory: weights.to_string_lossy().into_owned() };
     let saved = client.save_checkpoint(request).await.expect("saves").into_inner();
     assert_eq!(saved.checkpoint, "ck1");
-    eventually("two holders", || fake.node("n1").receipts.iter().any(|receipt| receipt.holders.len() == 2)).await;
+    eventually("two holders", || fake.node("n1").receipts.iter().any(|receipt| receipt.holders.len() == 2))
+        .await;
     let receipt = fake.node("n1").receipts[0].clone();
     eventually("progress", || fake.node("n1").progress.iter().any(|progress| progress.step == 7)).await;
 
-    let update = pb::CheckpointUpdate { job: "j1".into(), checkpoint: "ck1".into(), state: "sealed".into(), index: 11, seal: "{}".into() };
+    let update = pb::CheckpointUpdate {
+        job: "j1".into(),
+        checkpoint: "ck1".into(),
+        state: "sealed".into(),
+        index: 11,
+        seal: "{}".into(),
+    };
     fake.change(|book| book.nodes.values_mut().for_each(|node| node.updates = vec![update.clone()]));
     let wait = worker_pb::WaitCheckpointRequest { checkpoint: "ck1".into() };
     assert!(client.wait_checkpoint(wait).await.expect("answers").into_inner().sealed);
     eventually("no more receipts", || fake.node("n1").receipts.is_empty()).await;
 
-    let shard = walk(&dir2.join("shards")).into_iter().find(|path| path.ends_with(format!("0-{}", saved.root)));
+    let shard =
+        walk(&dir2.join("shards")).into_iter().find(|path| path.ends_with(format!("0-{}", saved.root)));
     let shard = shard.expect("the copy is on the peer's disk");
     let mut bytes = std::fs::read(&shard).expect("reads");
     bytes[600] ^= 1;

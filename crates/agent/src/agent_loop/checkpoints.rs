@@ -23,7 +23,8 @@ impl AgentLoop {
         let mut orders = Vec::new();
         for update in updates.updates {
             let pb::CheckpointUpdate { job, checkpoint, state, index: _, seal } = update;
-            let (Ok(job), Ok(seq)) = (parse::<JobId>("job", &job), parse::<CheckpointSeq>("checkpoint", &checkpoint))
+            let (Ok(job), Ok(seq)) =
+                (parse::<JobId>("job", &job), parse::<CheckpointSeq>("checkpoint", &checkpoint))
             else {
                 tracing::warn!(job, checkpoint, "an update about a checkpoint is not understood");
                 continue;
@@ -59,7 +60,9 @@ fn carry_out(store: &ShardStore, meta: &ShardMeta, order: &Order) {
     match order {
         Order::Remove => match store.remove(key, meta.root) {
             Ok(_) => tracing::debug!(job = %key.job, checkpoint = %key.seq, rank = key.rank, "shard removed"),
-            Err(err) => tracing::warn!(job = %key.job, checkpoint = %key.seq, rank = key.rank, error = %err, "a retired shard cannot be removed"),
+            Err(err) => {
+                tracing::warn!(job = %key.job, checkpoint = %key.seq, rank = key.rank, error = %err, "a retired shard cannot be removed")
+            }
         },
         Order::Seal(_) if meta.sealed => {}
         Order::Seal(json) => {
@@ -94,7 +97,8 @@ mod tests {
     #[test]
     fn the_seal_names_the_root_of_each_rank() {
         let root = Digest([3; 32]);
-        let json = format!(r#"{{"checkpoint": {{"shards": [{{"rank": 2, "root": "{root}"}}, {{"rank": 3}}]}}}}"#);
+        let json =
+            format!(r#"{{"checkpoint": {{"shards": [{{"rank": 2, "root": "{root}"}}, {{"rank": 3}}]}}}}"#);
         assert_eq!(sealed_roots(&json), BTreeMap::from([(2, root)]));
         assert_eq!(sealed_roots("not json"), BTreeMap::new());
     }

@@ -42,6 +42,9 @@ impl AgentLoop {
             for key in self.exclusive(|life| matches!(life, Life::Starting | Life::Running)) {
                 tracing::warn!(attempt = %key.attempt, rank = key.rank, "the node's lease runs out: exclusive worker stopped");
                 self.stop(key, 0, None);
+                if let Some(tracked) = self.workers.get_mut(&key) {
+                    tracked.is_fenced = true;
+                }
             }
         }
         if self.heart.expired(now) && !self.heart.is_closed() {
@@ -146,7 +149,8 @@ impl AgentLoop {
     /// A4: the keepers of exclusive workers hold the deadline themselves.
     fn pass_deadline_on(&self) {
         let Some(deadline) = self.heart.deadline().filter(|_| !self.heart.is_closed()) else { return };
-        let running = self.workers.values().filter(|tracked| tracked.is_exclusive && tracked.life == Life::Running);
+        let running =
+            self.workers.values().filter(|tracked| tracked.is_exclusive && tracked.life == Life::Running);
         let keepers: Vec<_> = running.filter_map(|tracked| tracked.keeper.clone()).collect();
         if keepers.is_empty() {
             return;
@@ -186,12 +190,13 @@ impl AgentLoop {
 
     fn send_observations(&mut self) {
         let now = boot_now();
-        if self.observations.is_empty() || now.since(self.observations_sent_at) < RESEND_AFTER_MS {
+        let is_under_way = self.observations_sent_at.is_some_and(|at| now.since(at) < RESEND_AFTER_MS);
+        if self.observations.is_empty() || is_under_way {
             return;
         }
         let (Some(link), Some(batch)) = (&self.link, self.observations.batch()) else { return };
         if link.send(Up::Observations(batch)) {
-            self.observations_sent_at = now;
+            self.observations_sent_at = Some(now);
         }
     }
 
@@ -210,7 +215,8 @@ impl AgentLoop {
         self.lags_since = None;
         self.observations.renumber();
         self.leave("a new registration begins");
-        let unsettled: Vec<_> = self.workers.iter().filter(|(_, t)| t.is_unsettled()).map(|(key, _)| *key).collect();
+        let unsettled: Vec<_> =
+            self.workers.iter().filter(|(_, t)| t.is_unsettled()).map(|(key, _)| *key).collect();
         for key in unsettled {
             self.stop(key, 0, None);
         }

@@ -36,7 +36,7 @@ use crate::session::Link;
 /// How late a heartbeat or a fence of this agent's own may be; keepers have timers of their own.
 const TICK: Duration = Duration::from_millis(50);
 /// What was not acknowledged in this time is said again: a commit, with an election in between.
-const RESEND_AFTER_MS: u64 = 2_000;
+const RESEND_AFTER_MS: u64 = 1_500;
 /// From SIGTERM to SIGKILL when the agent itself stops its workers.
 const SHUTDOWN_GRACE_MS: u64 = 3_000;
 
@@ -79,7 +79,8 @@ pub(crate) struct AgentLoop {
     desired: Option<Desired>,
     workers: BTreeMap<WorkerKey, Tracked>,
     observations: Observations,
-    observations_sent_at: BootTime,
+    /// When the batch that is under way left: one at a time, so that the log gets each observation once as a rule.
+    observations_sent_at: Option<BootTime>,
     /// The agent stops its workers and itself.
     stopping: Option<oneshot::Sender<()>>,
     end: Option<Result<(), AgentError>>,
@@ -108,7 +109,7 @@ impl AgentLoop {
             desired: None,
             workers: BTreeMap::new(),
             observations: Observations::new(),
-            observations_sent_at: boot_now(),
+            observations_sent_at: None,
             stopping: None,
             end: None,
             receipts,
@@ -162,7 +163,10 @@ impl AgentLoop {
         let Some(desired) = &self.desired else { return };
         let known: BTreeMap<WorkerKey, Life> =
             self.workers.iter().map(|(key, tracked)| (*key, tracked.life)).collect();
-        let terms = Terms { may_start: self.may_start(desired.index), first_of_registration: self.awaits_first_state };
+        let terms = Terms {
+            may_start: self.may_start(desired.index),
+            first_of_registration: self.awaits_first_state,
+        };
         let actions = reconcile(desired, &known, &self.context.newest.lock(), terms);
         let index = desired.index;
         let acts = actions.iter().any(|action| !matches!(action, Action::Update(_)));
@@ -196,7 +200,9 @@ impl AgentLoop {
             }
             Action::Disown(key) => self.disown(key),
             Action::Update(assigned) => {
-                if let Some(handle) = self.workers.get(&assigned.key).and_then(|tracked| tracked.handle.as_ref()) {
+                if let Some(handle) =
+                    self.workers.get(&assigned.key).and_then(|tracked| tracked.handle.as_ref())
+                {
                     handle.update(*assigned);
                 }
             }
@@ -207,14 +213,13 @@ impl AgentLoop {
     fn forget_released(&mut self) {
         let Some(desired) = &self.desired else { return };
         let is_listed = |key: &WorkerKey| desired.workers.iter().any(|worker| worker.key == *key);
-        self.workers.retain(|key, tracked| !(tracked.life == Life::Over && tracked.is_applied && !is_listed(key)));
+        self.workers
+            .retain(|key, tracked| !(tracked.life == Life::Over && tracked.is_applied && !is_listed(key)));
     }
 
     pub(crate) fn observe(&mut self, observation: Observation) {
         tracing::debug!(?observation, "observed");
         self.observations.push(observation);
-        // At once, not with the next resend.
-        self.observations_sent_at = BootTime(0);
     }
 
     pub(crate) fn observe_released(&mut self, WorkerKey { attempt, rank }: WorkerKey) {

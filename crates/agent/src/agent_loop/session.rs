@@ -6,7 +6,7 @@ use outlast_control::state::{AdoptedWorker, FORMAT_VERSION, Observation, Registr
 use outlast_process::boot_now;
 use outlast_proto::node::v1 as pb;
 use outlast_proto::node::v1::coordinator_message::Message as Down;
-use outlast_types::{BootTime, ClusterId, Profile, RegistrationId};
+use outlast_types::{ClusterId, Profile, RegistrationId};
 
 use super::{AgentError, AgentLoop};
 use crate::assigned::{Desired, WorkerKey};
@@ -53,10 +53,13 @@ impl AgentLoop {
             self.message = Some(self.registration_message());
         }
         let registration = self.message.as_ref().map(|(registration, _)| registration.clone());
-        let mut held: Vec<_> = self.context.shards.list().iter().map(|meta| (meta.key.job, meta.key.seq)).collect();
+        let mut held: Vec<_> =
+            self.context.shards.list().iter().map(|meta| (meta.key.job, meta.key.seq)).collect();
         held.sort_unstable();
         held.dedup();
-        let held = held.into_iter().map(|(job, seq)| pb::CheckpointRef { job: job.to_string(), checkpoint: seq.to_string() });
+        let held = held
+            .into_iter()
+            .map(|(job, seq)| pb::CheckpointRef { job: job.to_string(), checkpoint: seq.to_string() });
         Some(pb::Hello {
             registration: registration.map(Into::into),
             cluster_id: self.context.cluster_text(),
@@ -70,10 +73,15 @@ impl AgentLoop {
         let context = &self.context;
         let alive = self.workers.iter().filter(|(_, tracked)| tracked.has_processes());
         let adopted = alive.map(|(key, _)| AdoptedWorker { attempt: key.attempt, rank: key.rank }).collect();
-        let over: Vec<_> =
-            self.workers.iter().filter(|(_, tracked)| tracked.life == Life::Over && !tracked.is_applied).collect();
-        let exited =
-            over.iter().filter_map(|(key, tracked)| Some((key.attempt, key.rank, tracked.exit.clone()?))).collect();
+        let over: Vec<_> = self
+            .workers
+            .iter()
+            .filter(|(_, tracked)| tracked.life == Life::Over && !tracked.is_applied)
+            .collect();
+        let exited = over
+            .iter()
+            .filter_map(|(key, tracked)| Some((key.attempt, key.rank, tracked.exit.clone()?)))
+            .collect();
         let registration = Registration {
             node: context.node.clone(),
             registration: self.registration,
@@ -109,7 +117,7 @@ impl AgentLoop {
         }
         self.link = Some(link);
         self.link_granted_at = boot_now();
-        self.observations_sent_at = BootTime(0);
+        self.observations_sent_at = None;
         self.has_news = true;
     }
 
@@ -145,14 +153,17 @@ impl AgentLoop {
             Down::Desired(state) => self.handle_desired(state),
             Down::Observed(pb::Observed { number }) => self.handle_observed(number),
             Down::Checkpoints(updates) => self.handle_checkpoints(updates),
-            Down::Welcome(_) | Down::Refused(_) => tracing::debug!("a message that is out of place was ignored"),
+            Down::Welcome(_) | Down::Refused(_) => {
+                tracing::debug!("a message that is out of place was ignored")
+            }
         }
     }
 
     /// An agent never goes back.
     fn handle_desired(&mut self, state: pb::DesiredState) {
         let newest = self.desired.as_ref().map_or(0, |desired| desired.index);
-        let at_least = newest.max(self.context.folder.acted_index()).max(self.registered_at.unwrap_or(u64::MAX));
+        let at_least =
+            newest.max(self.context.folder.acted_index()).max(self.registered_at.unwrap_or(u64::MAX));
         if state.index < at_least || self.stopping.is_some() {
             tracing::debug!(index = state.index, at_least, "an old desired state was ignored");
             return;
@@ -173,8 +184,8 @@ impl AgentLoop {
                 self.applied(WorkerKey { attempt, rank });
             }
         }
-        // The rest of a long queue follows at once.
-        self.observations_sent_at = BootTime(0);
+        // What came meanwhile follows at once.
+        self.observations_sent_at = None;
     }
 
     fn handle_refused(&mut self, registration: RegistrationId, refused: &pb::Refused) {

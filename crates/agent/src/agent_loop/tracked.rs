@@ -18,6 +18,8 @@ pub(crate) struct Tracked {
     pub(crate) is_exclusive: bool,
     /// Found at the agent's start: its processes may live although no keeper has answered yet.
     pub(crate) is_adopted: bool,
+    /// Stopped because the lease ran out.
+    pub(crate) is_fenced: bool,
     pub(crate) said_ready: bool,
     pub(crate) exit: Option<ExitRecord>,
     /// The log has its release.
@@ -33,6 +35,7 @@ impl Tracked {
             keeper: None,
             is_exclusive,
             is_adopted: false,
+            is_fenced: false,
             said_ready: false,
             exit: None,
             is_applied: false,
@@ -47,6 +50,7 @@ impl Tracked {
             keeper: None,
             is_exclusive: false,
             is_adopted: false,
+            is_fenced: false,
             said_ready: false,
             exit: None,
             is_applied: false,

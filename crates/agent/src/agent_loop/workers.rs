@@ -30,7 +30,8 @@ impl AgentLoop {
         let key = assigned.key;
         tracing::info!(node = %self.context.node, attempt = %key.attempt, rank = key.rank, "starting worker");
         let dir = WorkerDir::new(&self.context.folder.workers(), &key);
-        let handle = Arc::new(WorkerHandle::new(dir, assigned, boot_now(), self.context.shutdown.child_token()));
+        let handle =
+            Arc::new(WorkerHandle::new(dir, assigned, boot_now(), self.context.shutdown.child_token()));
         self.workers.insert(key, Tracked::new(Arc::clone(&handle), Life::Starting));
         let kill_budget_ms = self.heart.timers().kill_budget_ms;
         let start = Start { context: Arc::clone(&self.context), handle, kill_budget_ms };
@@ -138,13 +139,14 @@ impl AgentLoop {
     }
 
     pub(super) fn handle_exit(&mut self, key: WorkerKey, exit: Option<ExitFile>) {
-        if !self.workers.get(&key).is_some_and(Tracked::is_alive) {
-            return;
-        }
+        let Some(tracked) = self.workers.get(&key).filter(|tracked| tracked.is_alive()) else { return };
         let WorkerKey { attempt, rank } = key;
         let leftovers = exit.as_ref().map_or(0, |exit| exit.leftovers);
-        let record = exit_record(exit);
+        let record = exit_record(exit, tracked.is_fenced);
         tracing::info!(node = %self.context.node, %attempt, rank, status = %record.status, "worker ended");
+        if self.stopping.is_some() && leftovers == 0 {
+            return self.taken_down(key);
+        }
         self.observe(Observation::Exited { attempt, rank, exit: record.clone() });
         if leftovers > 0 {
             // Not released: its processes still hold what was given to it, and for an exclusive group that is the point.
@@ -152,6 +154,16 @@ impl AgentLoop {
             return;
         }
         self.ended(key, Some(record));
+    }
+
+    /// Its end is the agent's doing, not its own: nothing is reported, and the next registration, which does not name it,
+    /// makes it a node that came back without its worker. So no job pays with its own budget for a shutdown.
+    fn taken_down(&mut self, key: WorkerKey) {
+        self.applied(key);
+        if let Some(tracked) = self.workers.get_mut(&key) {
+            tracked.life = Life::Over;
+        }
+        self.count_running();
     }
 
     /// Nothing of it is alive, and it will never start.
@@ -182,7 +194,8 @@ impl AgentLoop {
     }
 
     pub(super) fn handle_ready(&mut self, key: WorkerKey) {
-        let Some(tracked) = self.workers.get_mut(&key).filter(|tracked| tracked.is_alive() && !tracked.said_ready)
+        let Some(tracked) =
+            self.workers.get_mut(&key).filter(|tracked| tracked.is_alive() && !tracked.said_ready)
         else {
             return;
         };
@@ -213,10 +226,10 @@ impl AgentLoop {
     }
 }
 
-fn exit_record(exit: Option<ExitFile>) -> ExitRecord {
+fn exit_record(exit: Option<ExitFile>, is_fenced: bool) -> ExitRecord {
     match exit {
         Some(exit) => ExitRecord {
-            status: if exit.fenced { ExitStatus::Fenced } else { exit.status },
+            status: if exit.fenced || is_fenced { ExitStatus::Fenced } else { exit.status },
             at: exit.ended_at,
             detail: exit.detail,
             last_lines: exit.last_lines,
@@ -224,7 +237,8 @@ fn exit_record(exit: Option<ExitFile>) -> ExitRecord {
         None => ExitRecord {
             status: ExitStatus::KeeperLost,
             at: wall_now(),
-            detail: "its keeper died, so nobody saw how it ended; whatever was left of it has been killed".to_owned(),
+            detail: "its keeper died, so nobody saw how it ended; whatever was left of it has been killed"
+                .to_owned(),
             last_lines: Vec::new(),
         },
     }

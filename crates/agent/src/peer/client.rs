@@ -64,24 +64,32 @@ fn shard_key(meta: (ShardKey, outlast_types::Digest, u64)) -> pb::ShardKey {
 }
 
 /// Copies a shard of ours to a peer, which verifies and syncs it before it answers.
-pub(crate) async fn put_shard(context: &Arc<Context>, peer: &Peer, meta: &ShardMeta) -> Result<Holder, Failure> {
+pub(crate) async fn put_shard(
+    context: &Arc<Context>,
+    peer: &Peer,
+    meta: &ShardMeta,
+) -> Result<Holder, Failure> {
     let (store, key, root) = (context.shards.clone(), meta.key, meta.root);
     let opened = crate::context::blocking(move || store.open_shard(&key, root)).await;
-    let reader = opened.map_err(|err| Failure::Fatal { reason: format!("the own copy cannot be read: {err}") })?;
+    let reader =
+        opened.map_err(|err| Failure::Fatal { reason: format!("the own copy cannot be read: {err}") })?;
     let first = pb::PutShardRequest {
         key: Some(shard_key((meta.key, meta.root, meta.size_bytes))),
         data: Bytes::new(),
         cluster_id: context.cluster_text(),
     };
     // A read error cuts the stream short, and the receiver refuses what it has.
-    let chunks = ReceiverStream::new(read_chunks(reader)).filter_map(|chunk| futures::future::ready(chunk.ok()));
+    let chunks =
+        ReceiverStream::new(read_chunks(reader)).filter_map(|chunk| futures::future::ready(chunk.ok()));
     let requests = futures::stream::once(futures::future::ready(first))
         .chain(chunks.map(|data| pb::PutShardRequest { key: None, data, cluster_id: String::new() }));
     let within = deadline(meta.size_bytes);
     let mut client = connect(peer)?;
     let put = answer(timeout(within, client.put_shard(timed(requests, within))).await)?;
     let pb::PutShardResponse { node, boot_id, disk_id } = put;
-    let field = |err: outlast_proto::FieldError| Failure::Fatal { reason: format!("the peer's answer is damaged: {err}") };
+    let field = |err: outlast_proto::FieldError| Failure::Fatal {
+        reason: format!("the peer's answer is damaged: {err}"),
+    };
     Ok(Holder {
         node: parse("node", &node).map_err(field)?,
         boot: parse("boot_id", &boot_id).map_err(field)?,
@@ -128,7 +136,11 @@ fn unusable(status: &Status) -> Unusable {
 }
 
 /// Fetches a bundle into the own store; verified when it returns.
-pub(crate) async fn get_bundle(context: &Arc<Context>, peer: &Peer, bundle: &BundleRef) -> Result<(), Failure> {
+pub(crate) async fn get_bundle(
+    context: &Arc<Context>,
+    peer: &Peer,
+    bundle: &BundleRef,
+) -> Result<(), Failure> {
     let digest = Bytes::copy_from_slice(&bundle.digest.0);
     let request = pb::GetBundleRequest { cluster_id: context.cluster_text(), digest };
     let mut client = connect(peer)?;

@@ -12,7 +12,10 @@ use axum::routing::get;
 use crate::context::Context;
 
 pub(super) fn router(context: Arc<Context>) -> Router {
-    Router::new().route("/healthz", get(|| async { "ok\n" })).route("/metrics", get(metrics)).with_state(context)
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/metrics", get(metrics))
+        .with_state(context)
 }
 
 async fn metrics(State(context): State<Arc<Context>>, headers: HeaderMap) -> impl IntoResponse {

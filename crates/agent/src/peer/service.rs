@@ -63,7 +63,8 @@ pub(super) fn permit(of: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Failur
 }
 
 fn digest(bytes: &[u8]) -> Result<Digest, Failure> {
-    Digest::try_from(bytes).map_err(|err| Failure::Rejected { reason: format!("field `digest`: {err}"), hint: String::new() })
+    Digest::try_from(bytes)
+        .map_err(|err| Failure::Rejected { reason: format!("field `digest`: {err}"), hint: String::new() })
 }
 
 /// A stream's first message.
@@ -113,7 +114,9 @@ impl PeerService for PeerServiceHandler {
         let digest = digest(&bytes)?;
         if size_bytes > BUNDLE_BYTES_MAX {
             let reason = format!("a bundle of {size_bytes} bytes is above the limit of {BUNDLE_BYTES_MAX}");
-            return Err(Failure::Rejected { reason, hint: "leave files out with .outlastignore".to_owned() }.into());
+            return Err(
+                Failure::Rejected { reason, hint: "leave files out with .outlastignore".to_owned() }.into()
+            );
         }
         let _permit = permit(&self.transfers)?;
         let incoming = receive_bundle(&self.context.bundles, digest, size_bytes);
@@ -156,8 +159,13 @@ impl From<ReceiveError> for Failure {
     fn from(error: ReceiveError) -> Self {
         let reason = error.to_string();
         match error {
-            ReceiveError::Mismatch(_) => Failure::Rejected { reason, hint: "the bytes were damaged on their way: send them again".to_owned() },
-            ReceiveError::Write(_) => Failure::Unavailable { reason, hint: "try another node".to_owned(), retry_after_ms: 1_000 },
+            ReceiveError::Mismatch(_) => Failure::Rejected {
+                reason,
+                hint: "the bytes were damaged on their way: send them again".to_owned(),
+            },
+            ReceiveError::Write(_) => {
+                Failure::Unavailable { reason, hint: "try another node".to_owned(), retry_after_ms: 1_000 }
+            }
         }
     }
 }

@@ -33,7 +33,8 @@ impl TryFrom<Option<pb::ShardKey>> for Wanted {
     type Error = FieldError;
 
     fn try_from(key: Option<pb::ShardKey>) -> Result<Self, FieldError> {
-        let pb::ShardKey { attempt, checkpoint, rank, root, size_bytes } = key.ok_or(FieldError::missing("key"))?;
+        let pb::ShardKey { attempt, checkpoint, rank, root, size_bytes } =
+            key.ok_or(FieldError::missing("key"))?;
         let attempt: AttemptId = parse("key.attempt", &attempt)?;
         let seq = parse("key.checkpoint", &checkpoint)?;
         let root = Digest::try_from(root.as_ref()).map_err(|err| FieldError::new("key.root", err))?;
@@ -57,7 +58,10 @@ pub(super) async fn put(
         return Err(Failure::Fenced { reason: format!("fenced: attempt {} is over", key.attempt) }.into());
     }
     if let Some(Fate::Over(reason)) = context.checkpoints.fate(key.job, key.seq) {
-        return Err(Failure::Fenced { reason: format!("checkpoint {} of {} is over: {reason}", key.seq, key.job) }.into());
+        return Err(Failure::Fenced {
+            reason: format!("checkpoint {} of {} is over: {reason}", key.seq, key.job),
+        }
+        .into());
     }
     let incoming = receive_shard(&context.shards, key, root, size_bytes);
     let mut takes_more = incoming.push(head.data).await;

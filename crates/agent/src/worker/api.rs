@@ -47,7 +47,10 @@ fn fenced(handle: &WorkerHandle) -> Failure {
 
 #[tonic::async_trait]
 impl WorkerService for WorkerServiceHandler {
-    async fn register(&self, request: Request<pb::RegisterRequest>) -> Result<Response<pb::RegisterResponse>, Status> {
+    async fn register(
+        &self,
+        request: Request<pb::RegisterRequest>,
+    ) -> Result<Response<pb::RegisterResponse>, Status> {
         self.current()?;
         let pb::RegisterRequest { pid, sdk } = request.into_inner();
         let key = self.handle.key;
@@ -67,7 +70,10 @@ impl WorkerService for WorkerServiceHandler {
         }))
     }
 
-    async fn report(&self, request: Request<pb::ReportRequest>) -> Result<Response<pb::ReportResponse>, Status> {
+    async fn report(
+        &self,
+        request: Request<pb::ReportRequest>,
+    ) -> Result<Response<pb::ReportResponse>, Status> {
         self.current()?;
         let pb::ReportRequest { step, metrics } = request.into_inner();
         let fits = |(name, value): &(String, f64)| name.len() <= METRIC_NAME_BYTES_MAX && value.is_finite();
@@ -78,7 +84,10 @@ impl WorkerService for WorkerServiceHandler {
         Ok(Response::new(pb::ReportResponse { checkpoint_due, stop }))
     }
 
-    async fn ready(&self, _request: Request<pb::ReadyRequest>) -> Result<Response<pb::ReadyResponse>, Status> {
+    async fn ready(
+        &self,
+        _request: Request<pb::ReadyRequest>,
+    ) -> Result<Response<pb::ReadyResponse>, Status> {
         self.current()?;
         let _ = self.context.events.send(Event::Ready(self.handle.key)).await;
         Ok(Response::new(pb::ReadyResponse {}))
@@ -90,7 +99,8 @@ impl WorkerService for WorkerServiceHandler {
     ) -> Result<Response<pb::SaveCheckpointResponse>, Status> {
         self.current()?;
         let pb::SaveCheckpointRequest { step, directory } = request.into_inner();
-        let saved = save::save(&self.context, &self.handle, step, directory.into()).await.map_err(Failure::from)?;
+        let saved =
+            save::save(&self.context, &self.handle, step, directory.into()).await.map_err(Failure::from)?;
         Ok(Response::new(pb::SaveCheckpointResponse {
             checkpoint: saved.seq.to_string(),
             size_bytes: saved.size_bytes,
@@ -102,14 +112,22 @@ impl WorkerService for WorkerServiceHandler {
         &self,
         request: Request<pb::WaitCheckpointRequest>,
     ) -> Result<Response<pb::WaitCheckpointResponse>, Status> {
-        let seq: CheckpointSeq = outlast_proto::convert::parse("checkpoint", &request.into_inner().checkpoint)?;
+        let seq: CheckpointSeq =
+            outlast_proto::convert::parse("checkpoint", &request.into_inner().checkpoint)?;
         let job = self.handle.key.attempt.group.job;
         let mut changes = self.context.checkpoints.subscribe();
         let mut wishes = self.handle.wishes.subscribe();
         loop {
             match self.context.checkpoints.fate(job, seq) {
-                Some(Fate::Sealed) => return Ok(Response::new(pb::WaitCheckpointResponse { sealed: true, reason: String::new() })),
-                Some(Fate::Over(reason)) => return Ok(Response::new(pb::WaitCheckpointResponse { sealed: false, reason })),
+                Some(Fate::Sealed) => {
+                    return Ok(Response::new(pb::WaitCheckpointResponse {
+                        sealed: true,
+                        reason: String::new(),
+                    }));
+                }
+                Some(Fate::Over(reason)) => {
+                    return Ok(Response::new(pb::WaitCheckpointResponse { sealed: false, reason }));
+                }
                 None if wishes.borrow_and_update().fenced => {
                     let reason = fenced(&self.handle).to_string();
                     return Ok(Response::new(pb::WaitCheckpointResponse { sealed: false, reason }));
@@ -127,7 +145,10 @@ impl WorkerService for WorkerServiceHandler {
 
     type SignalsStream = Pin<Box<dyn Stream<Item = Result<pb::Signal, Status>> + Send>>;
 
-    async fn signals(&self, _request: Request<pb::SignalsRequest>) -> Result<Response<Self::SignalsStream>, Status> {
+    async fn signals(
+        &self,
+        _request: Request<pb::SignalsRequest>,
+    ) -> Result<Response<Self::SignalsStream>, Status> {
         let wishes = WatchStream::new(self.handle.wishes.subscribe());
         let signals = wishes.scan(Wishes::default(), |told, wishes| {
             let news = news(told, wishes);

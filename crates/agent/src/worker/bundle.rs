@@ -21,7 +21,11 @@ pub(super) enum BundleError {
 }
 
 /// Whether it had to be fetched: then this node is a new holder.
-pub(super) async fn provide(context: &Arc<Context>, bundle: &BundleRef, dir: &WorkerDir) -> Result<bool, BundleError> {
+pub(super) async fn provide(
+    context: &Arc<Context>,
+    bundle: &BundleRef,
+    dir: &WorkerDir,
+) -> Result<bool, BundleError> {
     let store = context.bundles.clone();
     let digest = bundle.digest;
     let has = blocking(move || store.has(&digest)).await;
@@ -42,7 +46,9 @@ async fn fetch(context: &Arc<Context>, bundle: &BundleRef) -> Result<(), BundleE
     for peer in bundle.holders.iter().filter(|peer| peer.node != context.node.as_str()) {
         match client::get_bundle(context, peer, bundle).await {
             Ok(()) => return Ok(()),
-            Err(failure) => last = BundleError::Fetch { node: peer.node.clone(), reason: failure.to_string() },
+            Err(failure) => {
+                last = BundleError::Fetch { node: peer.node.clone(), reason: failure.to_string() }
+            }
         }
     }
     Err(last)

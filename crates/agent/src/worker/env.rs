@@ -93,7 +93,11 @@ mod tests {
         assert_eq!(get("CUDA_VISIBLE_DEVICES"), Some(""), "no GPU assigned means no GPU seen");
         assert_eq!(get("OUTLAST_RESTORE_DIR"), None, "nothing to restore");
         assert_eq!(get("PATH"), Some("/bin:/opt/outlast"));
-        let env = environment(&Surroundings { has_restored: true, node_has_gpus: false, ..around(&assigned, &dir) });
+        let env = environment(&Surroundings {
+            has_restored: true,
+            node_has_gpus: false,
+            ..around(&assigned, &dir)
+        });
         assert_eq!(env.get("OUTLAST_RESTORE_DIR").map(String::as_str), Some("/w/restore"));
         assert!(!env.contains_key("CUDA_VISIBLE_DEVICES"));
     }

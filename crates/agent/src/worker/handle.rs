@@ -44,8 +44,12 @@ pub(crate) struct WorkerHandle {
 impl WorkerHandle {
     pub(crate) fn new(dir: WorkerDir, assigned: Assigned, now: BootTime, cancel: CancellationToken) -> Self {
         let restored_step = assigned.restore.as_ref().map_or(0, |restore| restore.step);
-        let due =
-            CheckpointDue::new(assigned.checkpoint_every_ms, assigned.checkpoint_every_steps, now, restored_step);
+        let due = CheckpointDue::new(
+            assigned.checkpoint_every_ms,
+            assigned.checkpoint_every_steps,
+            now,
+            restored_step,
+        );
         Self {
             key: assigned.key,
             dir,

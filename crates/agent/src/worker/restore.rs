@@ -61,7 +61,8 @@ pub(super) async fn restore(
 
 /// Corrupt only if nobody was merely away, and the trouble is not our own.
 fn verdict(from: &RestoreFrom, said: &[(String, Unusable)]) -> RestoreError {
-    let corrupt = said.iter().all(|(_, unusable)| matches!(unusable, Unusable::Corrupt(_) | Unusable::Missing(_)));
+    let corrupt =
+        said.iter().all(|(_, unusable)| matches!(unusable, Unusable::Corrupt(_) | Unusable::Missing(_)));
     let words: Vec<_> = said
         .iter()
         .map(|(node, unusable)| match unusable {
@@ -71,7 +72,10 @@ fn verdict(from: &RestoreFrom, said: &[(String, Unusable)]) -> RestoreError {
             Unusable::Local(reason) => format!("{node}: {reason}"),
         })
         .collect();
-    RestoreError { corrupt, reason: format!("checkpoint {} has no usable bytes; {}", from.seq, words.join("; ")) }
+    RestoreError {
+        corrupt,
+        reason: format!("checkpoint {} has no usable bytes; {}", from.seq, words.join("; ")),
+    }
 }
 
 async fn unpack_own(
@@ -123,7 +127,9 @@ mod tests {
             size_bytes: 0,
             holders: Vec::new(),
         };
-        let said = |unusable: Unusable| verdict(&from, &[("a".into(), Unusable::Missing("m".into())), ("b".into(), unusable)]);
+        let said = |unusable: Unusable| {
+            verdict(&from, &[("a".into(), Unusable::Missing("m".into())), ("b".into(), unusable)])
+        };
         assert!(said(Unusable::Corrupt("c".into())).corrupt);
         let away = said(Unusable::Transient("timeout".into()));
         assert!(!away.corrupt && away.reason.contains("b: cannot be read now (timeout)"), "{away}");

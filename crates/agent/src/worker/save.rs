@@ -54,7 +54,9 @@ impl From<SaveError> for Failure {
         let hint = "training goes on; the next save may succeed".to_owned();
         match error {
             SaveError::Open(failure) => failure,
-            SaveError::NotAFolder(_) => Failure::Rejected { reason, hint: "give the folder's absolute path".to_owned() },
+            SaveError::NotAFolder(_) => {
+                Failure::Rejected { reason, hint: "give the folder's absolute path".to_owned() }
+            }
             SaveError::Busy => Failure::Exhausted { reason, hint, retry_after_ms: 500 },
             SaveError::Write(_) => Failure::Exhausted { reason, hint, retry_after_ms: 1_000 },
             SaveError::Answer(_) => Failure::Fatal { reason },
@@ -175,6 +177,7 @@ async fn copy(context: &Arc<Context>, handle: &WorkerHandle, part: Part, meta: &
         if enough || !context.checkpoints.is_pending(&part) {
             return;
         }
-        tokio::time::sleep((Duration::from_millis(500) * 2u32.saturating_pow(round)).min(ROUND_WAIT_MAX)).await;
+        tokio::time::sleep((Duration::from_millis(500) * 2u32.saturating_pow(round)).min(ROUND_WAIT_MAX))
+            .await;
     }
 }

@@ -22,7 +22,11 @@ const CALLS_MAX: usize = 64;
 ///
 /// # Errors
 /// When the socket cannot be bound.
-pub(crate) fn serve_socket(context: &Arc<Context>, handle: &Arc<WorkerHandle>, path: &Path) -> io::Result<()> {
+pub(crate) fn serve_socket(
+    context: &Arc<Context>,
+    handle: &Arc<WorkerHandle>,
+    path: &Path,
+) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
         _ => {}

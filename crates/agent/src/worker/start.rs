@@ -157,7 +157,8 @@ impl Start {
             cpu_millis: (assigned.cpu_millis > 0).then_some(assigned.cpu_millis),
             ..CgroupLimits::default()
         };
-        let mut spec = KeeperSpec::new(key.attempt, key.rank, assigned.command.clone(), self.handle.dir.work());
+        let mut spec =
+            KeeperSpec::new(key.attempt, key.rank, assigned.command.clone(), self.handle.dir.work());
         spec.env = env;
         spec.cgroup = self.context.cgroups.plan(&self.context.cgroup_name(), &key.attempt, key.rank, limits);
         spec.exclusive = assigned.exclusive;

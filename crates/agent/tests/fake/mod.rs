@@ -38,6 +38,7 @@ pub(crate) struct NodeBook {
 #[derive(Default)]
 pub(crate) struct Book {
     pub acknowledges: bool,
+    pub grants: bool,
     pub coordinators: Vec<String>,
     pub welcome_index: u64,
     pub nodes: BTreeMap<String, NodeBook>,
@@ -55,7 +56,13 @@ impl Fake {
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let address = listener.local_addr().expect("bound").to_string();
-        let book = Book { acknowledges: true, coordinators: vec![address.clone()], welcome_index: 1, ..Book::default() };
+        let book = Book {
+            acknowledges: true,
+            grants: true,
+            coordinators: vec![address.clone()],
+            welcome_index: 1,
+            ..Book::default()
+        };
         let fake = Self { address, book: Arc::new(Mutex::new(book)), changes: watch::Sender::new(0) };
         let server = tonic::transport::Server::builder().add_service(NodeServiceServer::new(fake.clone()));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
@@ -84,8 +91,14 @@ impl Fake {
         self.node(node).observations.into_values().collect()
     }
 
-    async fn serve(self, mut up: Streaming<pb::AgentMessage>, down: mpsc::Sender<Result<pb::CoordinatorMessage, Status>>) {
-        let Ok(Some(pb::AgentMessage { message: Some(Up::Hello(hello)) })) = up.message().await else { return };
+    async fn serve(
+        self,
+        mut up: Streaming<pb::AgentMessage>,
+        down: mpsc::Sender<Result<pb::CoordinatorMessage, Status>>,
+    ) {
+        let Ok(Some(pb::AgentMessage { message: Some(Up::Hello(hello)) })) = up.message().await else {
+            return;
+        };
         let registration = hello.registration.clone().expect("a registration");
         let (node, number) = (registration.node.clone(), registration.registration);
         let welcome = {
@@ -95,7 +108,9 @@ impl Fake {
             book.nodes.entry(node.clone()).or_default().hellos.push(hello);
             pb::Welcome { cluster_id, index, coordinators, profile: "lan".into() }
         };
-        let send = async |message: Down| down.send(Ok(pb::CoordinatorMessage { message: Some(message) })).await.is_ok();
+        let send = async |message: Down| {
+            down.send(Ok(pb::CoordinatorMessage { message: Some(message) })).await.is_ok()
+        };
         let mut changes = self.changes.subscribe();
         changes.mark_changed();
         if !send(Down::Welcome(welcome)).await {
@@ -121,7 +136,8 @@ impl Fake {
     fn tell(&self, node: &str, registration: u64) -> Vec<Down> {
         let mut book = self.book.lock();
         let node = book.nodes.entry(node.to_owned()).or_default();
-        let is_of_first = node.hellos[0].registration.as_ref().is_some_and(|first| first.registration == registration);
+        let is_of_first =
+            node.hellos[0].registration.as_ref().is_some_and(|first| first.registration == registration);
         if let Some(refused) = node.refuse.clone().filter(|_| is_of_first) {
             return vec![Down::Refused(refused)];
         }
@@ -131,7 +147,7 @@ impl Fake {
 
     fn hear(&self, node: &str, registration: u64, message: pb::AgentMessage) -> Vec<Down> {
         let mut book = self.book.lock();
-        let acknowledges = book.acknowledges;
+        let (acknowledges, grants) = (book.acknowledges, book.grants);
         let node = book.nodes.entry(node.to_owned()).or_default();
         match message.message.expect("a message") {
             Up::Hello(_) => panic!("a second hello"),
@@ -140,7 +156,14 @@ impl Fake {
                 node.receipts = heartbeat.receipts;
                 node.progress = heartbeat.progress;
                 let assignments_index = node.assignments_index;
-                vec![Down::Lease(pb::LeaseGrant { ack_seq: heartbeat.seq, lease_ms: 4_000, incarnation: 1, assignments_index, registration })]
+                let grant = pb::LeaseGrant {
+                    ack_seq: heartbeat.seq,
+                    lease_ms: 4_000,
+                    incarnation: 1,
+                    assignments_index,
+                    registration,
+                };
+                if grants { vec![Down::Lease(grant)] } else { Vec::new() }
             }
             Up::Observations(batch) => {
                 node.batches.push(batch.first);
@@ -148,7 +171,8 @@ impl Fake {
                     let observation = observation.try_into().expect("a valid observation");
                     node.observations.insert((registration, number), observation);
                 }
-                let newest = node.observations.range((registration, 0)..=(registration, u64::MAX)).next_back();
+                let newest =
+                    node.observations.range((registration, 0)..=(registration, u64::MAX)).next_back();
                 let number = newest.map_or(0, |((_, number), _)| *number);
                 if acknowledges { vec![Down::Observed(pb::Observed { number })] } else { Vec::new() }
             }
@@ -160,18 +184,33 @@ impl Fake {
 impl NodeService for Fake {
     type SessionStream = Pin<Box<dyn Stream<Item = Result<pb::CoordinatorMessage, Status>> + Send>>;
 
-    async fn session(&self, request: Request<Streaming<pb::AgentMessage>>) -> Result<Response<Self::SessionStream>, Status> {
+    async fn session(
+        &self,
+        request: Request<Streaming<pb::AgentMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
         let (down, messages) = mpsc::channel(64);
         tokio::spawn(self.clone().serve(request.into_inner(), down));
         Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
     }
 
-    async fn heartbeat(&self, request: Request<pb::HeartbeatRequest>) -> Result<Response<pb::LeaseGrant>, Status> {
+    async fn heartbeat(
+        &self,
+        request: Request<pb::HeartbeatRequest>,
+    ) -> Result<Response<pb::LeaseGrant>, Status> {
         let request = request.into_inner();
+        if !self.book.lock().grants {
+            return Err(Status::unavailable("no leader"));
+        }
         let assignments_index = self.node(&request.node).assignments_index;
         let ack_seq = request.heartbeat.map_or(0, |heartbeat| heartbeat.seq);
         let (lease_ms, registration) = (4_000, request.registration);
-        Ok(Response::new(pb::LeaseGrant { ack_seq, lease_ms, incarnation: 1, assignments_index, registration }))
+        Ok(Response::new(pb::LeaseGrant {
+            ack_seq,
+            lease_ms,
+            incarnation: 1,
+            assignments_index,
+            registration,
+        }))
     }
 
     async fn open_checkpoint(
