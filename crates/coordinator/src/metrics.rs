@@ -40,6 +40,9 @@ impl Metrics {
     pub(crate) fn count(&self, member: &Member, entry: &AppliedEntry) {
         for event in &entry.events {
             match event {
+                Event::LeaderChanged { .. } => {
+                    self.catalogue.elections.inc();
+                }
                 Event::AttemptStarted { attempt, .. } => {
                     let kind = member.state(|state| kind_of(state, attempt.group.job));
                     self.catalogue.attempts_started.with(vec![("kind", kind)], |counter| {

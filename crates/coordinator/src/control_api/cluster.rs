@@ -9,6 +9,7 @@ use outlast_types::{Actor, CoordinatorId, Profile};
 
 use super::{ControlHandler, rejected, request_id};
 use crate::limits::WRITE_DEADLINE;
+use crate::member::Member;
 use crate::membership::{self, Change};
 use crate::propose::envelope;
 
@@ -43,20 +44,23 @@ impl ControlHandler {
         if !request.address.contains(':') {
             return Err(rejected(format!("{:?} is not an address", request.address), "write host:port"));
         }
+        let address = request.address.clone();
         let command =
             Command::AddCoordinator { address: request.address, feature_level: request.feature_level };
         // One id for all tries of this call, or a lost answer would give away two coordinator ids.
         let id = request_id("")?;
         let actor = Actor::Operator("coordinator".to_owned());
-        let decided = member.change(envelope(actor, source, Some(id), command), WRITE_DEADLINE).await?;
-        match decided.response {
-            Response::CoordinatorAdded(coordinator) => Ok(pb::JoinClusterResponse {
-                cluster_id: member.cluster_id.to_string(),
-                coordinator_id: coordinator.to_string(),
-                profile: member.profile.to_string(),
-            }),
-            other => Err(Failure::Fatal { reason: format!("a join was answered with {other:?}") }),
-        }
+        let id = match member.change(envelope(actor, source, Some(id), command), WRITE_DEADLINE).await {
+            Ok(decided) => read_added(decided.response)?,
+            // It asked before, and did not get the answer.
+            Err(failure @ Failure::Conflict { .. }) => unused_id(&member, &address).await?.ok_or(failure)?,
+            Err(failure) => return Err(failure),
+        };
+        Ok(pb::JoinClusterResponse {
+            cluster_id: member.cluster_id.to_string(),
+            coordinator_id: id.to_string(),
+            profile: member.profile.to_string(),
+        })
     }
 
     pub(crate) async fn promote_coordinator(&self, id: &str) -> Result<pb::ClusterStatusResponse, Failure> {
@@ -76,4 +80,21 @@ impl ControlHandler {
         membership::change(&member, coordinator_id(id)?, change, MEMBERSHIP_DEADLINE).await?;
         self.cluster_status().await
     }
+}
+
+fn read_added(response: Response) -> Result<CoordinatorId, Failure> {
+    match response {
+        Response::CoordinatorAdded(id) => Ok(id),
+        other => Err(Failure::Fatal { reason: format!("a join was answered with {other:?}") }),
+    }
+}
+
+/// The id that was given to this address and never used: it is no member, so it has never voted.
+async fn unused_id(member: &Member, address: &str) -> Result<Option<CoordinatorId>, Failure> {
+    member.confirm_read().await?;
+    let given = member.state(|state| {
+        let mut records = state.coordinators.iter();
+        records.find(|(_, record)| !record.removed && record.address == address).map(|(id, _)| *id)
+    });
+    Ok(given.filter(|id| !member.consensus.members().iter().any(|known| known.id == *id)))
 }

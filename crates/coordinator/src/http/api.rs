@@ -1,10 +1,11 @@
 //! `/v1`: the verbs of the control API with the field names of its messages.
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
+use axum::{Extension, Json};
 use outlast_proto::control::v1 as pb;
 use serde::Deserialize;
+use tonic::transport::server::TcpConnectInfo;
 
 use super::answer::Answer;
 use crate::control_api::ControlHandler;
@@ -28,6 +29,10 @@ pub(super) struct ChangeQuery {
     reason: String,
 }
 
+fn source(connection: Option<Extension<TcpConnectInfo>>) -> Option<String> {
+    connection?.remote_addr().map(|address| address.to_string())
+}
+
 pub(super) async fn cluster(State(handler): State<ControlHandler>) -> Answer<pb::ClusterStatusResponse> {
     Ok(Json(handler.cluster_status().await?))
 }
@@ -44,6 +49,7 @@ pub(super) async fn list_jobs(
 pub(super) async fn submit_job(
     State(handler): State<ControlHandler>,
     Query(query): Query<ChangeQuery>,
+    connection: Option<Extension<TcpConnectInfo>>,
     body: Bytes,
 ) -> Answer<pb::SubmitJobResponse> {
     let request = pb::SubmitJobRequest {
@@ -52,7 +58,7 @@ pub(super) async fn submit_job(
         bundle_digest: String::new(),
         actor: ACTOR.to_owned(),
     };
-    Ok(Json(handler.submit_job(request, None).await?))
+    Ok(Json(handler.submit_job(request, source(connection)).await?))
 }
 
 pub(super) async fn get_job(
@@ -66,10 +72,11 @@ pub(super) async fn cancel_job(
     State(handler): State<ControlHandler>,
     Path(job): Path<String>,
     Query(query): Query<ChangeQuery>,
+    connection: Option<Extension<TcpConnectInfo>>,
 ) -> Answer<pb::Job> {
     let ChangeQuery { request_id, reason } = query;
     let request = pb::CancelJobRequest { request_id, job, reason, actor: ACTOR.to_owned() };
-    Ok(Json(handler.cancel_job(request, None).await?))
+    Ok(Json(handler.cancel_job(request, source(connection)).await?))
 }
 
 pub(super) async fn explain_job(

@@ -98,7 +98,6 @@ pub(crate) async fn lead_when_elected(member: Weak<Member>) {
 async fn hold_office(member: &Arc<Member>, term: u64) {
     let Some(incarnation) = pass_barrier(member, term).await else { return };
     tracing::info!(term, index = incarnation.index, "in office");
-    member.metrics.catalogue.elections.inc();
     let board = Arc::new(Board::default());
     let (confirms, inbox) = mpsc::channel(CONFIRMS_MAX);
     let (soft, soft_inbox) = mpsc::channel(planner_loop::SOFT_MAX);

@@ -61,6 +61,11 @@ fn read_response(node: &NodeId, response: Response) -> Option<Outcome> {
         Response::Refused(refusal @ (Refusal::Fenced { .. } | Refusal::NotFound { .. })) => {
             Some(Outcome::Stale(refusal.to_string()))
         }
+        Response::Refused(Refusal::Conflict { reason }) => {
+            // An earlier batch was dropped here; the agent sends everything that is not acknowledged.
+            tracing::debug!(%node, reason, "observations came out of turn");
+            None
+        }
         other => {
             tracing::warn!(%node, ?other, "observations were refused");
             None

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use outlast_consensus::AppliedEntry;
 use outlast_control::state::{
-    ClusterState, Command, Event, NodeCondition, Observation, Registration, Response,
+    ClusterState, Command, Event, NodeCondition, Observation, Refusal, Registration, Response,
 };
 use outlast_proto::node::v1 as pb;
 use outlast_proto::node::v1::agent_message::Message as Up;
@@ -161,7 +161,11 @@ async fn register(
     let decided = member.decide(envelope(actor, source, None, command), deadline).await?;
     match decided.response {
         Response::Registered { index } => Ok(index),
-        Response::Refused(refusal) => Err(End::Refused { reason: refusal.to_string(), last: true }),
+        // A bound may be reached now and not later; everything else stays as it is.
+        Response::Refused(refusal) => {
+            let last = !matches!(refusal, Refusal::Exhausted { .. });
+            Err(End::Refused { reason: refusal.to_string(), last })
+        }
         other => Err(Failure::Fatal { reason: format!("a registration was answered with {other:?}") }.into()),
     }
 }

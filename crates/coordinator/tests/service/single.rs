@@ -131,6 +131,12 @@ async fn a_silent_node_is_lost_and_its_attempt_stopped() {
         client.explain_job(control::ExplainJobRequest { job: "lonely".into() }).await.expect("explained");
     let explained = explained.into_inner();
     assert!(explained.lines.iter().any(|line| line.text.contains("its lease ran out")), "{explained:?}");
+    let logs = control::JobLogsRequest { job: "lonely".into(), ..control::JobLogsRequest::default() };
+    let mut lines = client.job_logs(logs).await.expect("a stream").into_inner();
+    let page = lines.message().await.expect("a page").expect("one line at least");
+    assert_eq!(page.lines[0].stream, "gap", "what cannot be had is said: {page:?}");
+    assert!(String::from_utf8_lossy(&page.lines[0].text).contains("node n1 is lost"), "{page:?}");
+    assert!(lines.message().await.expect("an end").is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,6 +156,11 @@ async fn a_coordinator_without_a_cluster_says_so_and_can_be_given_one() {
     let again = client.init_cluster(init).await.expect_err("it has one");
     assert!(matches!(Failure::from_status(&again), Failure::Conflict { .. }));
     client.list_jobs(control::ListJobsRequest::default()).await.expect("answers");
+    let chunk = control::UploadBundleRequest { chunk: vec![1], ..control::UploadBundleRequest::default() };
+    let status = client.upload_bundle(tokio_stream::iter([chunk])).await.expect_err("nobody could keep it");
+    let failure = Failure::from_status(&status);
+    assert!(failure.to_string().contains("no node is registered"), "{failure:?}");
+    assert!(failure.hint().contains("start an agent"), "{failure:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
