@@ -86,6 +86,9 @@ fn end_if_idle(pass: &mut Pass<'_>, attempt: &Attempt, patience: Millis) -> bool
 /// The group's next attempt: its first, or the successor of a Stopping or ended one.
 pub(super) fn start(pass: &mut Pass<'_>, job: &Job, group: &Group) {
     if let Some(reason) = give_up_reason(job, group) {
+        if let Some(why) = unheard_of(pass, group) {
+            return pass.plan.wait(group.id, why);
+        }
         let command =
             Command::GiveUp { group: group.id, reason: reason.clone(), incarnation: pass.incarnation };
         pass.given_up = Some(job.id);
@@ -104,6 +107,16 @@ pub(super) fn start(pass: &mut Pass<'_>, job: &Job, group: &Group) {
             }
         }
     }
+}
+
+/// A rank that nothing was heard of since the failure: its node may be the real cause, and a machine's failure must not
+/// cost the job its life. Its release or its node's loss decides.
+fn unheard_of(pass: &mut Pass<'_>, group: &Group) -> Option<String> {
+    let newest = group.newest().filter(|attempt| attempt.phase == AttemptPhase::Stopping)?;
+    let left_ms = RELEASE_WAIT_MS.checked_sub(stopping_for(pass, &newest.id)).filter(|left_ms| *left_ms > 0)?;
+    let seat = newest.assignments.iter().find(|seat| seat.is_held())?;
+    pass.plan.check_in(left_ms);
+    Some(format!("it failed too often; what became of rank {} on {} is still to be heard", seat.rank, seat.node))
 }
 
 /// `max_user_failures: 3` means that the fourth failure in a row fails the job.

@@ -22,6 +22,7 @@ impl ClusterState {
             invariant_37_numbers_are_never_reused(job, &mut broken);
             self.invariant_36_what_is_restored_from_is_kept(job, &mut broken);
             for checkpoint in job.checkpoints.values() {
+                self.invariant_24_only_the_current_attempt_has_open_checkpoints(checkpoint, &mut broken);
                 invariant_33_sealed_means_complete(checkpoint, &mut broken);
             }
             for group in &job.groups {
@@ -64,6 +65,17 @@ impl ClusterState {
             {
                 broken.push(format!("20: {} holds more than it has", node.id));
             }
+        }
+    }
+
+    /// So that a seal is refused twice over: the checkpoint is aborted, and its attempt is fenced.
+    fn invariant_24_only_the_current_attempt_has_open_checkpoints(
+        &self,
+        open: &Checkpoint,
+        broken: &mut Broken,
+    ) {
+        if open.state == CheckpointState::Open && !self.is_current(&open.attempt) {
+            broken.push(format!("24: {} is open, but {} is not current", open.seq, open.attempt));
         }
     }
 

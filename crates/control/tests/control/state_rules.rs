@@ -439,6 +439,8 @@ fn invariants_32_33_a_seal_needs_every_rank_live_holders_and_the_claimed_domains
     world.refused(change(&|shards| shards[1].holders[0].disk = DiskId::new("old").expect("valid")));
     world.lose(2);
     assert!(is_conflict(&world.refused(good)), "a holder is lost");
+    let local = world.seal_of(a, seq, &[2]);
+    assert!(is_conflict(&world.refused(local)), "the only holder is lost");
     let seal = world.seal_of(a, seq, &[1, 3]);
     world.does(seal);
 }

@@ -84,6 +84,30 @@ impl ClusterState {
         cx.tell(Event::AttemptStopping { attempt: *id, cause });
     }
 
+    /// A machine that went away under a running rank. Where the other ranks noticed first (their connection broke) and
+    /// ended by themselves, the machine was the cause all the same: it becomes the first one, and the failure is taken
+    /// from the program's budget.
+    pub(super) fn begin_stop_by_machine(&mut self, cx: &mut Context<'_>, id: &AttemptId, cause: Cause) {
+        let is_echo = |attempt: &&mut Attempt| {
+            let blamed = attempt.cause.as_ref().map(Cause::class);
+            attempt.phase == AttemptPhase::Stopping && blamed == Some(CauseClass::User)
+        };
+        let Some(attempt) = self.attempt_mut(id).filter(is_echo) else {
+            return self.begin_stop(cx, id, cause, false);
+        };
+        let echo = attempt.cause.replace(cause.clone());
+        attempt.later_causes.splice(0..0, echo);
+        attempt.later_causes.truncate(LATER_CAUSES_MAX);
+        let ran_ms = attempt.running_at.map_or(0, |since| cx.at.since(since));
+        if let Some(group) = self.group_mut(&id.group) {
+            group.user_failures.since_progress = group.user_failures.since_progress.saturating_sub(1);
+            group.user_failures.total = group.user_failures.total.saturating_sub(1);
+            group.not_before = None;
+        }
+        self.charge(cx.at, &id.group, cause.class(), ran_ms);
+        cx.tell(Event::AttemptStopping { attempt: *id, cause });
+    }
+
     fn charge(&mut self, at: WallTime, group: &GroupId, class: CauseClass, ran_ms: u64) {
         let Some(job) = self.jobs.get_mut(&group.job) else { return };
         let stable = job.spec.kind == JobKind::Service && ran_ms >= SERVICE_STABLE_MS;

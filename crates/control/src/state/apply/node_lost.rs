@@ -26,10 +26,14 @@ impl ClusterState {
         record.assignments_changed_at = record.assignments_changed_at.max(cx.index);
         cx.tell(Event::NodeLost { node: node.clone() });
         for (attempt, rank) in self.held_ranks(node) {
+            let had_exited = self.has_exited(&attempt, rank);
             let finished = self.let_go(&attempt, rank, AssignmentPhase::Lost);
+            let cause = Cause::NodeLost { node: node.clone() };
             // A rank that had ended well needs its node no more.
-            if !finished {
-                self.begin_stop(cx, &attempt, Cause::NodeLost { node: node.clone() }, false);
+            match (finished, had_exited) {
+                (true, _) => {}
+                (false, true) => self.begin_stop(cx, &attempt, cause, false),
+                (false, false) => self.begin_stop_by_machine(cx, &attempt, cause),
             }
             self.refile(attempt.group.job);
         }
@@ -38,6 +42,10 @@ impl ClusterState {
 
     pub(super) fn held_ranks(&self, node: &NodeId) -> Vec<(AttemptId, u32)> {
         self.index.held.get(node).into_iter().flatten().copied().collect()
+    }
+
+    fn has_exited(&self, attempt: &AttemptId, rank: u32) -> bool {
+        self.attempt(attempt).and_then(|attempt| attempt.assignment(rank)).is_some_and(|seat| seat.exit.is_some())
     }
 
     /// Ends the hold of one assignment; says whether its worker had exited with success.
