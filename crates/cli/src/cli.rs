@@ -1,0 +1,150 @@
+//! The command line as a whole: which nouns and verbs there are, and what each starts.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::problem::{Exit, Problem};
+use crate::{bench, checkpoint, cluster, demo, example, job, node, serve, version};
+
+const AFTER_HELP: &str = "\
+Start here:
+  outlast dev                             a coordinator and an agent on this machine
+  outlast job run -- python3 train.py     submit a job and follow it
+  outlast job explain JOB                 what happened to it, and why
+
+Exit codes:
+  0 done                  3 not found        6 cluster unreachable, or no leader in time
+  1 what was asked about  4 conflict        78 a daemon's data folder is damaged
+    failed                5 not permitted      or belongs to another
+  2 usage
+
+Colours appear on a terminal only, and never with NO_COLOR.";
+
+/// Jobs that outlast their machines: a fault-tolerant supervisor for training, inference and batch work.
+#[derive(Debug, Parser)]
+#[command(name = "outlast", version, after_help = AFTER_HELP, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Submit jobs, follow them, and ask what happened
+    Job(job::JobArgs),
+    /// The machines that work
+    Node(node::NodeArgs),
+    /// Checkpoints of a job
+    Checkpoint(checkpoint::CheckpointArgs),
+    /// The coordinators
+    Cluster(cluster::ClusterArgs),
+    /// Run a coordinator
+    Coordinator(serve::CoordinatorArgs),
+    /// Run an agent: the daemon of a node
+    Agent(serve::AgentArgs),
+    /// Run a coordinator and agents together on this machine
+    Dev(serve::DevArgs),
+    /// Watch a training job survive its node, the leader and a frozen agent, on this machine
+    Demo(demo::DemoArgs),
+    /// Measure this build on this machine
+    Bench(bench::BenchArgs),
+    /// Print the version
+    Version(version::VersionArgs),
+    /// Print a completion script for a shell, for example `outlast completions bash`
+    Completions { shell: clap_complete::Shell },
+    /// Run an example worker that is built in
+    Example(example::ExampleArgs),
+    /// Watch over one worker; started by the agent
+    #[command(hide = true)]
+    Keeper { dir: std::path::PathBuf },
+}
+
+impl Cli {
+    pub(crate) fn run(self) -> Result<ExitCode, Problem> {
+        match self.command {
+            Command::Job(args) => args.run(),
+            Command::Node(args) => args.run(),
+            Command::Checkpoint(args) => args.run(),
+            Command::Cluster(args) => args.run(),
+            Command::Coordinator(args) => args.run(),
+            Command::Agent(args) => args.run(),
+            Command::Dev(args) => args.run(),
+            Command::Demo(args) => args.run(),
+            Command::Bench(args) => args.run(),
+            Command::Version(args) => args.run(),
+            Command::Completions { shell } => completions(shell),
+            Command::Example(args) => Ok(args.run()),
+            Command::Keeper { dir } => Ok(outlast_process::keeper::run(&dir)),
+        }
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<ExitCode, Problem> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "outlast", &mut script);
+    crate::term::write_data(&script)?;
+    Ok(Exit::Done.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_line_of_the_design_parses() {
+        for line in [
+            "job submit -f job.yaml",
+            "job run --workers 2 --env A=b -- python3 -c pass",
+            "job list -o json",
+            "job -o json list --active",
+            "job show j1",
+            "job logs -f --tail 10 --rank 0 --attempt 2 --timestamps digits",
+            "job wait j1 --coordinator a:1,b:2",
+            "job cancel j1 --yes",
+            "job explain j1",
+            "job events -f",
+            "node list",
+            "node show n1",
+            "node cordon n1",
+            "node uncordon n1",
+            "node drain n1 --yes",
+            "node label n1 disk=nvme zone-",
+            "checkpoint list j1",
+            "checkpoint show j1 ck2",
+            "checkpoint verify j1 ck2",
+            "checkpoint pin j1 ck2",
+            "checkpoint unpin j1 ck2",
+            "checkpoint put out --step 5",
+            "cluster status",
+            "cluster init --profile wan",
+            "cluster remove c2 --yes",
+            "coordinator --data-dir d --listen 127.0.0.1:0 --profile lan --join a:1 --join b:2 --insecure",
+            "agent --name n1 --label zone=a --resource tpu=4 --cpus 2 --memory 1GiB --gpus 0 --coordinator a:1",
+            "dev --nodes 3 --keep",
+            "demo --json out.json --keep",
+            "bench control --runs 3",
+            "version",
+            "completions zsh",
+            "keeper /tmp/x",
+            "example digits",
+        ] {
+            let words = std::iter::once("outlast").chain(line.split(' '));
+            Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn times_and_sizes_without_units_are_refused() {
+        for line in ["job list --timeout 10", "agent --memory lots", "dev --nodes 0", "job run"] {
+            let words = std::iter::once("outlast").chain(line.split(' '));
+            let error = Cli::try_parse_from(words).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! `outlast cluster status`.
+
+use outlast_proto::control::v1::ClusterStatusResponse;
+
+use crate::connection::Session;
+use crate::problem::{Exit, Problem};
+use crate::term::{Columns, Paint, print_one, talk};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Status {}
+
+impl Status {
+    pub(crate) async fn run(self, session: Session) -> Result<Exit, Problem> {
+        let status = session.client.cluster_status().await?;
+        tell(&session, &status)?;
+        Ok(Exit::Done)
+    }
+}
+
+/// Prints a status, and what is wrong beside it.
+pub(super) fn tell(session: &Session, status: &ClusterStatusResponse) -> Result<(), Problem> {
+    print_one(session.format, status, || page(status))?;
+    let paint = Paint::stderr();
+    status.warnings.iter().for_each(|warning| talk(&format!("{} {warning}", paint.red("warning:"))));
+    Ok(())
+}
+
+fn page(status: &ClusterStatusResponse) -> String {
+    let paint = Paint::stdout();
+    let leader = if status.leader.is_empty() { "none" } else { &status.leader };
+    let (ready, suspect, lost) = (status.nodes_ready, status.nodes_suspect, status.nodes_lost);
+    let mut head = Columns::without_header();
+    head.pair("cluster", &status.cluster_id);
+    head.pair("profile", &status.profile);
+    head.pair("leader", format!("{leader}, term {}", status.term));
+    head.pair("applied index", status.applied_index);
+    head.pair("nodes", format!("{ready} ready, {suspect} suspect, {lost} lost"));
+    head.pair("jobs", format!("{} active, {} in all", status.jobs_active, status.jobs_total));
+    head.pair("generation", format!("{}, feature level {}", status.generation, status.feature_level));
+    head.pair("answered by", &status.answered_by);
+    let mut members = Columns::new(&["COORDINATOR", "ROLE", "ADDRESS", "LAG", "REACHABLE"]);
+    for one in &status.coordinators {
+        members.row(&[
+            one.id.clone(),
+            paint.state(&one.role),
+            one.address.clone(),
+            one.lag.to_string(),
+            if one.reachable { "yes" } else { "no" }.to_owned(),
+        ]);
+    }
+    format!("{}\n{}", head.finish(), members.finish())
+}

@@ -1,0 +1,12 @@
+//! The daemons: `coordinator`, `agent`, and `dev`, which is both.
+
+mod agent;
+mod coordinator;
+mod daemon;
+mod dev;
+mod keys;
+mod layers;
+
+pub(crate) use agent::AgentArgs;
+pub(crate) use coordinator::CoordinatorArgs;
+pub(crate) use dev::DevArgs;
