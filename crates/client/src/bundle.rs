@@ -1,5 +1,6 @@
 //! The upload of a bundle: streamed from its file, begun again at another coordinator when it stalls.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,8 +22,9 @@ use crate::{Client, ClientError, Tried};
 const CHUNK: usize = 512 << 10;
 /// No byte taken for this long, or no answer this long after the last byte: two nodes have to fsync it meanwhile.
 const STALL: Duration = Duration::from_secs(20);
-/// Each try sends up to 256 MiB.
-const TRIES_MAX: u32 = 8;
+const TRIES_MIN: usize = 2;
+/// A bound beside the patience.
+const TRIES_MAX: usize = 200;
 
 /// A bundle that lies in a file.
 #[derive(Clone, Debug)]
@@ -51,10 +53,10 @@ impl Client {
     ) -> Result<UploadBundleResponse, ClientError> {
         let started_at = Instant::now();
         let mut backoff = Backoff::new();
-        let mut tried = Vec::new();
+        let mut reasons = BTreeMap::new();
         let mut hint_seen = String::new();
         for turn in 0..TRIES_MAX {
-            let endpoint = self.pool.pick(turn as usize)?;
+            let endpoint = self.pool.pick(turn)?;
             let status = match self.upload_to(&endpoint, bundle, &on_progress).await? {
                 Ok(response) => {
                     self.pool.prefer(&endpoint.url);
@@ -62,24 +64,22 @@ impl Client {
                 }
                 Err(status) => status,
             };
-            let pause = match Verdict::from(&status) {
+            let (why, retry_after_ms) = match Verdict::from(&status) {
                 Verdict::Final(error) => return Err(error),
                 Verdict::Again { why, hint, retry_after_ms, .. } => {
                     hint_seen = hint;
-                    tried.push(Tried { endpoint: endpoint.url, why });
-                    backoff.pause(retry_after_ms)
+                    (why, retry_after_ms)
                 }
-                Verdict::Broken { why } => {
-                    tried.push(Tried { endpoint: endpoint.url, why });
-                    backoff.pause(0)
-                }
+                Verdict::Broken { why } => (why, 0),
             };
-            tokio::time::sleep(pause).await;
-            // What is refused at once is given up after the usual patience; what takes long may begin again.
-            if started_at.elapsed() > self.timeout.max(STALL) {
+            reasons.insert(endpoint.url, why);
+            // One that stalled used up more than the patience: another one still gets its chance.
+            if turn + 1 >= TRIES_MIN && started_at.elapsed() > self.timeout {
                 break;
             }
+            tokio::time::sleep(backoff.pause(retry_after_ms)).await;
         }
+        let tried = reasons.into_iter().map(|(endpoint, why)| Tried { endpoint, why }).collect();
         let waited = started_at.elapsed();
         Err(ClientError::Unreachable { tried, waited, answered: false, hint: hint_seen })
     }
