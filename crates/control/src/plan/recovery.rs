@@ -113,10 +113,14 @@ pub(super) fn start(pass: &mut Pass<'_>, job: &Job, group: &Group) {
 /// cost the job its life. Its release or its node's loss decides.
 fn unheard_of(pass: &mut Pass<'_>, group: &Group) -> Option<String> {
     let newest = group.newest().filter(|attempt| attempt.phase == AttemptPhase::Stopping)?;
-    let left_ms = RELEASE_WAIT_MS.checked_sub(stopping_for(pass, &newest.id)).filter(|left_ms| *left_ms > 0)?;
+    let left_ms =
+        RELEASE_WAIT_MS.checked_sub(stopping_for(pass, &newest.id)).filter(|left_ms| *left_ms > 0)?;
     let seat = newest.assignments.iter().find(|seat| seat.is_held())?;
     pass.plan.check_in(left_ms);
-    Some(format!("it failed too often; what became of rank {} on {} is still to be heard", seat.rank, seat.node))
+    Some(format!(
+        "it failed too often; what became of rank {} on {} is still to be heard",
+        seat.rank, seat.node
+    ))
 }
 
 /// `max_user_failures: 3` means that the fourth failure in a row fails the job.

@@ -151,6 +151,8 @@ fn the_fourth_failure_in_a_row_gives_up_where_three_are_allowed() {
         world.started(attempt(1, number + 1));
     }
     world.exited(attempt(1, 4), 0, ExitStatus::Code(9));
+    assert!(waiting(&world.look(), 1).contains("still to be heard"), "its node may turn out to be the cause");
+    world.release_all(attempt(1, 4));
     world.pass();
     let job = &world.state.jobs[&JobId(1)];
     assert_eq!(job.state, JobState::Failed);
@@ -216,6 +218,26 @@ fn salvage_waits_up_to_a_second_for_what_is_staged_everywhere() {
     world.receive(a, seq, &[1, 2]);
     assert_eq!(world.pass().seals.len(), 1);
     assert_eq!(start_of(&world.pass()), Some((Rung::InPlace, vec![1, 2], Some(seq.0))), "no step is lost");
+}
+
+#[test]
+fn a_seal_goes_before_the_start_that_would_fence_it_but_not_for_ever() {
+    let mut world = World::new(2);
+    let a = world.running_job("a", &json!({}));
+    let seq = world.open(a, 7);
+    world.exited(a, 0, ExitStatus::Code(1));
+    world.release_all(a);
+    world.seen.suspects.extend([node(1), node(2)]);
+    world.look();
+    world.seen.suspects.clear();
+    world.wait(1_500);
+    world.receive(a, seq, &[1, 2]);
+    let plan = world.look();
+    assert_eq!((plan.seals.len(), start_of(&plan), plan.next_check_ms), (1, None, Some(500)));
+    world.wait(500);
+    let plan = world.look();
+    assert_eq!(plan.seals.len(), 0, "its manifest does not come to be written");
+    assert!(start_of(&plan).is_some());
 }
 
 #[test]

@@ -272,6 +272,22 @@ fn two_agents_under_one_name_are_told_apart_from_one_that_restarts() {
 }
 
 #[test]
+fn a_rank_that_failed_because_another_ones_node_died_is_not_charged_to_the_program() {
+    let mut world = World::new(2);
+    let a = world.running_job("a", &json!({}));
+    world.exited(a, 1, ExitStatus::Code(1));
+    assert_eq!(world.state.group(&a.group).map(|group| group.user_failures.since_progress), Some(1));
+    world.lose(world.place(a, 0));
+    let lost = Cause::NodeLost { node: node(1) };
+    let attempt = world.state.attempt(&a).expect("kept");
+    assert_eq!(attempt.cause, Some(lost.clone()));
+    assert_eq!(attempt.later_causes.len(), 1, "what was seen first is kept");
+    assert_eq!(world.events.last(), Some(&Event::AttemptStopping { attempt: a, cause: lost }));
+    let group = world.state.group(&a.group).expect("kept");
+    assert_eq!((group.user_failures.total, group.infrastructure_failures.since_progress), (0, 1));
+}
+
+#[test]
 fn a_lost_nodes_registration_never_comes_back() {
     let mut world = World::new(2);
     let a = world.running_job("a", &json!({}));

@@ -45,7 +45,9 @@ impl ClusterState {
     }
 
     fn has_exited(&self, attempt: &AttemptId, rank: u32) -> bool {
-        self.attempt(attempt).and_then(|attempt| attempt.assignment(rank)).is_some_and(|seat| seat.exit.is_some())
+        self.attempt(attempt)
+            .and_then(|attempt| attempt.assignment(rank))
+            .is_some_and(|seat| seat.exit.is_some())
     }
 
     /// Ends the hold of one assignment; says whether its worker had exited with success.
