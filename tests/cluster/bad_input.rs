@@ -35,7 +35,7 @@ fn bad_input_folders_and_ports_of_others_are_refused_with_their_names() {
 
     let (code, message) = refused(&["coordinator", "--data-dir", &folder, "--listen", "127.0.0.1:0"]);
     assert_ne!(code, 0);
-    assert!(message.contains("in use") && message.contains(&folder), "{message}");
+    assert!(message.contains("uses the folder") && message.contains(&folder), "{message}");
 
     let (code, message) = refused(&["coordinator", "--data-dir", &other, "--init", "--listen", &coordinator.address]);
     assert_ne!(code, 0);

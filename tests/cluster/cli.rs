@@ -111,7 +111,8 @@ fn cli_dev_is_one_command_and_cleans_up_after_itself() {
     let url = ready.split_whitespace().find(|word| word.starts_with("http://")).expect("an address in the ready line");
     let url = url.trim_end_matches(',');
     let run = Command::new(exe())
-        .args(["--coordinator", url, "job", "run", "--", "echo", "dev works"])
+        .args(["job", "run", "--", "echo", "dev works"])
+        .env("OUTLAST_COORDINATOR", url)
         .output()
         .expect("the binary runs");
     assert!(String::from_utf8_lossy(&run.stdout).contains("dev works"), "{run:?}");

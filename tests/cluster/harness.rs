@@ -85,10 +85,6 @@ impl Outlast {
         answer["job_id"].as_str().expect("an id").to_owned()
     }
 
-    pub(crate) fn job(&self, job: &str) -> Job {
-        Job(self.json(&["job", "show", job]))
-    }
-
     pub(crate) fn wait_job(&self, job: &str, what: &str, fits: impl Fn(&Job) -> bool) -> Job {
         let mut last = String::new();
         let started = Instant::now();
@@ -142,9 +138,6 @@ impl Job {
     }
     pub(crate) fn node_of(&self, rank: usize) -> String {
         self.newest()["assignments"][rank]["node"].as_str().unwrap_or_default().to_owned()
-    }
-    pub(crate) fn step(&self) -> u64 {
-        self.newest()["assignments"][0]["step"].as_u64().unwrap_or(0)
     }
     pub(crate) fn sealed(&self) -> Vec<u64> {
         let checkpoints = self.0["checkpoints"].as_array().map_or(&[][..], Vec::as_slice);

@@ -49,7 +49,7 @@ fn pause_of_an_agent_below_its_lease_costs_nothing() {
 
 #[test]
 fn pause_of_the_leader_elects_another_and_the_old_one_changes_nothing() {
-    let mut outlast = Outlast::start(3, 2);
+    let outlast = Outlast::start(3, 2);
     let result = outlast.cluster.folder().join("result.json");
     let job = outlast.submit(&digits("digits", 2, 20, &result));
     outlast.wait_job(&job, "the job to run", super::harness::Job::is_running);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::root;
 
 /// No file is longer than this, tests left out. May only ever fall.
-const LINES_MAX: usize = 600;
+const LINES_MAX: usize = 420;
 
 fn rust_files() -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -46,7 +46,9 @@ fn tidy_every_file_opens_by_saying_what_it_is() {
 #[test]
 fn tidy_no_file_grows_beyond_the_limit() {
     let lines = |path: &PathBuf| production(&fs::read_to_string(path).expect("readable")).lines().count();
-    let mut sizes: Vec<(usize, String)> = rust_files().iter().map(|path| (lines(path), short(path))).collect();
+    let is_test = |path: &PathBuf| short(path).split('/').any(|part| part == "tests");
+    let mut sizes: Vec<(usize, String)> =
+        rust_files().iter().filter(|path| !is_test(path)).map(|path| (lines(path), short(path))).collect();
     sizes.sort();
     sizes.reverse();
     for (lines, path) in sizes.iter().take(5) {

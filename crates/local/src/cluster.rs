@@ -70,7 +70,8 @@ impl Builder {
             (0..self.coordinators).map(|i| self.coordinator(&root, i, address(i), &address(0))).collect();
         let endpoints: Vec<String> = coordinators.iter().map(|c| c.address.clone()).collect();
         let agents = (0..self.agents).map(|i| self.agent(&root, i, address(self.coordinators + i), &endpoints)).collect();
-        let client = Client::new(endpoints.iter().map(|address| format!("http://{address}")).collect());
+        let urls = endpoints.iter().map(|address| format!("http://{address}")).collect();
+        let client = Client::new(urls).context("the endpoints are no addresses")?;
         let mut cluster = LocalCluster { coordinators, agents, client, root, _temp: temp };
         cluster.bring_up().await?;
         Ok(cluster)
