@@ -1,14 +1,23 @@
 //! What a person does wrong, and what the message says.
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
-use super::harness::{Outlast, exe, shell};
+use super::harness::{DEADLINE, Outlast, exe, shell};
 
-/// Runs a daemon that is expected to refuse to start.
+/// Runs a daemon that is expected to refuse to start; one that does not is ended.
 fn refused(args: &[&str]) -> (i32, String) {
-    let Output { status, stderr, .. } = Command::new(exe()).args(args).output().expect("the binary runs");
+    let mut daemon =
+        Command::new(exe()).args(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    let started = Instant::now();
+    while daemon.try_wait().expect("waitable").is_none() && started.elapsed() < DEADLINE {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // Nothing happens where it has ended already.
+    let _ = daemon.kill();
+    let Output { status, stderr, .. } = daemon.wait_with_output().expect("waitable");
     let message = String::from_utf8_lossy(&stderr).into_owned();
-    (status.code().unwrap_or(-1), message)
+    (status.code().expect("it must end by itself"), message)
 }
 
 #[test]

@@ -273,6 +273,13 @@ impl Sim {
     /// An agent comes back; some of its workers live, some left an exit record. Those of exclusive jobs do not outlive
     /// a lost lease: their keepers saw to that.
     fn restart(&mut self, n: u64, keep: u8, new_disk: bool) {
+        let is_live = |this: &Self| {
+            this.world.state.nodes[&node(n)].condition == outlast_control::state::NodeCondition::Registered
+        };
+        // Under another folder's id it comes back only when the old registration is lost.
+        if new_disk && is_live(self) {
+            self.world.lose(n);
+        }
         let run = self.runs.entry(n).or_insert(1);
         *run += 1;
         let mut again = registration(n, *run);

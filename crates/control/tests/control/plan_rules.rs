@@ -358,6 +358,7 @@ fn bytes_that_nobody_has_any_more_are_not_waited_for() {
     world.sealed(a, 2, &[1]);
     let mut replaced = registration(1, 2);
     replaced.disk = outlast_types::DiskId::new("fresh").expect("valid");
+    world.lose(1);
     world.register(replaced);
     world.release_all(a);
     world.pass();

@@ -6,7 +6,7 @@ use outlast_control::state::{
     encode_state,
 };
 use outlast_types::{
-    Actor, BootId, Cause, CoordinatorId, DiskId, ExitStatus, JobId, RegistrationId, RequestId, WallTime,
+    Actor, Cause, CoordinatorId, DiskId, ExitStatus, JobId, RegistrationId, RequestId, WallTime,
 };
 use serde_json::json;
 
@@ -261,7 +261,6 @@ fn two_agents_under_one_name_are_told_apart_from_one_that_restarts() {
     let mut world = World::new(1);
     let mut other = registration(1, 2);
     other.disk = DiskId::new("another").expect("valid");
-    other.boot = BootId::new("another").expect("valid");
     let refusal = world.refused(Command::RegisterNode(Box::new(other.clone())));
     assert!(refusal.to_string().contains("choose another --name"), "{refusal}");
     world.lose(1);
@@ -575,6 +574,7 @@ fn a_new_disk_drops_the_nodes_holders() {
     let seq = world.sealed(a, 1, &[1, 2]);
     let mut replaced = registration(2, 2);
     replaced.disk = DiskId::new("fresh").expect("valid");
+    world.lose(2);
     world.register(replaced);
     let shards = &world.state.jobs[&JobId(1)].checkpoints[&seq].shards;
     assert!(shards.iter().all(|shard| shard.holders == [holder(1)]));

@@ -26,15 +26,8 @@ impl ClusterState {
         record.assignments_changed_at = record.assignments_changed_at.max(cx.index);
         cx.tell(Event::NodeLost { node: node.clone() });
         for (attempt, rank) in self.held_ranks(node) {
-            let had_exited = self.has_exited(&attempt, rank);
-            let finished = self.let_go(&attempt, rank, AssignmentPhase::Lost);
             let cause = Cause::NodeLost { node: node.clone() };
-            // A rank that had ended well needs its node no more.
-            match (finished, had_exited) {
-                (true, _) => {}
-                (false, true) => self.begin_stop(cx, &attempt, cause, false),
-                (false, false) => self.begin_stop_by_machine(cx, &attempt, cause),
-            }
+            self.machine_gone(cx, &attempt, rank, AssignmentPhase::Lost, cause);
             self.refile(attempt.group.job);
         }
         Ok(Response::Done)

@@ -91,9 +91,8 @@ impl ClusterState {
         }
         // After the recorded exits: how a worker ended says more than that it is gone.
         for (attempt, rank) in missing {
-            if !self.let_go(&attempt, rank, AssignmentPhase::Released) {
-                self.begin_stop(cx, &attempt, Cause::NodeRestarted { node: new.node.clone() }, false);
-            }
+            let cause = Cause::NodeRestarted { node: new.node.clone() };
+            self.machine_gone(cx, &attempt, rank, AssignmentPhase::Released, cause);
             cx.tell(Event::WorkerReleased { attempt, rank });
             self.refile(attempt.group.job);
         }
@@ -123,9 +122,12 @@ fn check_succession(old: &Node, new: &Registration) -> Result<(), Refusal> {
         return Err(fenced(format!("{} has registered anew since {}", old.id, new.registration)));
     }
     let is_live = old.condition == NodeCondition::Registered;
-    if is_live && old.disk != new.disk && old.boot != new.boot {
+    // The folder tells two agents apart: one that restarts has its own again. A machine whose folder was wiped waits
+    // one lease: until then nobody can say whether the old agent still runs.
+    if is_live && old.disk != new.disk {
         return Err(conflict(format!(
-            "another agent is registered as {}: choose another --name, or wait until it is lost",
+            "another agent, with another data folder, is registered as {}: choose another --name, or wait some seconds \
+             until it is lost",
             old.id
         )));
     }
