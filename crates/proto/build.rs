@@ -30,8 +30,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         .extern_path(".google.protobuf.Timestamp", "crate::time::Timestamp")
         // The JSON form follows the proto's field names; only what people read is serialised.
         .type_attribute(".outlast.control.v1", "#[derive(serde::Serialize)]")
-        .field_attribute(".outlast.control.v1.Job.spec", "#[serde(serialize_with = \"crate::json::embedded\")]")
-        .field_attribute(".outlast.control.v1.LogLine.text", "#[serde(serialize_with = \"crate::json::lossy_text\")]")
+        .field_attribute(
+            ".outlast.control.v1.Job.spec",
+            "#[serde(serialize_with = \"crate::json::embedded\")]",
+        )
+        .field_attribute(
+            ".outlast.control.v1.LogLine.text",
+            "#[serde(serialize_with = \"crate::json::lossy_text\")]",
+        )
         .bytes(".outlast.peer.v1")
         .compile_fds(descriptors)?;
     Ok(())

@@ -7,8 +7,12 @@ use super::harness::{DEADLINE, Outlast, exe, shell};
 
 /// Runs a daemon that is expected to refuse to start; one that does not is ended.
 fn refused(args: &[&str]) -> (i32, String) {
-    let mut daemon =
-        Command::new(exe()).args(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    let mut daemon = Command::new(exe())
+        .args(args)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
     let started = Instant::now();
     while daemon.try_wait().expect("waitable").is_none() && started.elapsed() < DEADLINE {
         std::thread::sleep(Duration::from_millis(50));
@@ -26,7 +30,17 @@ fn bad_input_servers_refuse_to_be_open_by_accident() {
     let path = folder.path().to_string_lossy().into_owned();
     for args in [
         vec!["coordinator", "--data-dir", &path, "--init", "--listen", "0.0.0.0:0"],
-        vec!["agent", "--data-dir", &path, "--name", "a", "--coordinator", "127.0.0.1:1", "--listen", "0.0.0.0:0"],
+        vec![
+            "agent",
+            "--data-dir",
+            &path,
+            "--name",
+            "a",
+            "--coordinator",
+            "127.0.0.1:1",
+            "--listen",
+            "0.0.0.0:0",
+        ],
     ] {
         let (code, message) = refused(&args);
         assert_ne!(code, 0);
@@ -46,20 +60,40 @@ fn bad_input_folders_and_ports_of_others_are_refused_with_their_names() {
     assert_ne!(code, 0);
     assert!(message.contains("uses the folder") && message.contains(&folder), "{message}");
 
-    let (code, message) = refused(&["coordinator", "--data-dir", &other, "--init", "--listen", &coordinator.address]);
+    let (code, message) =
+        refused(&["coordinator", "--data-dir", &other, "--init", "--listen", &coordinator.address]);
     assert_ne!(code, 0);
     assert!(message.contains(&coordinator.address), "{message}");
 
     let agent = outlast.cluster.agents[0].folder.to_string_lossy().into_owned();
     let endpoint = &coordinator.address;
-    let (code, message) = refused(&["agent", "--name", "n1", "--data-dir", &agent, "--coordinator", endpoint, "--listen", "127.0.0.1:0"]);
+    let (code, message) = refused(&[
+        "agent",
+        "--name",
+        "n1",
+        "--data-dir",
+        &agent,
+        "--coordinator",
+        endpoint,
+        "--listen",
+        "127.0.0.1:0",
+    ]);
     assert_ne!(code, 0);
     assert!(message.contains("in use") && message.contains(&agent), "{message}");
 
     let third = tempfile::tempdir().expect("a folder");
     let third = third.path().to_string_lossy().into_owned();
-    let (code, message) =
-        refused(&["agent", "--name", "n1", "--data-dir", &third, "--coordinator", endpoint, "--listen", "127.0.0.1:0"]);
+    let (code, message) = refused(&[
+        "agent",
+        "--name",
+        "n1",
+        "--data-dir",
+        &third,
+        "--coordinator",
+        endpoint,
+        "--listen",
+        "127.0.0.1:0",
+    ]);
     assert_ne!(code, 0, "a second agent under a live one's name: {message}");
     assert!(message.contains("n1"), "{message}");
     outlast.assert_nothing_left();

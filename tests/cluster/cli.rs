@@ -12,9 +12,17 @@ fn cli_run_shows_the_output_and_passes_failure_on() {
     let good = outlast.run(&["job", "run", "--", "sh", "-c", "echo hello from rank $RANK of $WORLD_SIZE"]);
     assert_eq!(good.status.code(), Some(0), "{}", String::from_utf8_lossy(&good.stderr));
     assert!(String::from_utf8_lossy(&good.stdout).contains("hello from rank 0 of 1"));
-    let python = Command::new("python3").arg("--version").output().is_ok_and(|output| output.status.success());
+    let python =
+        Command::new("python3").arg("--version").output().is_ok_and(|output| output.status.success());
     if python {
-        let run = outlast.run(&["job", "run", "--", "python3", "-c", "import os; print('python', os.environ['RANK'])"]);
+        let run = outlast.run(&[
+            "job",
+            "run",
+            "--",
+            "python3",
+            "-c",
+            "import os; print('python', os.environ['RANK'])",
+        ]);
         assert_eq!(run.status.code(), Some(0), "{}", String::from_utf8_lossy(&run.stderr));
         assert!(String::from_utf8_lossy(&run.stdout).contains("python 0"));
     } else {
@@ -22,7 +30,10 @@ fn cli_run_shows_the_output_and_passes_failure_on() {
     }
     let missing = outlast.run(&["job", "run", "--", "no-such-program"]);
     assert_eq!(missing.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&missing.stderr).contains("no-such-program"), "the message names the program");
+    assert!(
+        String::from_utf8_lossy(&missing.stderr).contains("no-such-program"),
+        "the message names the program"
+    );
     outlast.assert_nothing_left();
 }
 
@@ -49,11 +60,15 @@ fn cli_a_workdir_travels_and_a_checkpoint_is_put_and_restored_by_a_plain_script(
     assert!(outlast.ok(&["job", "logs", &job]).contains("restored forty-two"));
 
     let listed = outlast.json(&["checkpoint", "list", &job]);
-    let sealed = listed["checkpoints"].as_array().expect("checkpoints").iter().find(|c| c["state"] == "sealed");
+    let sealed =
+        listed["checkpoints"].as_array().expect("checkpoints").iter().find(|c| c["state"] == "sealed");
     let id = sealed.expect("one is sealed")["id"].as_str().expect("an id").to_owned();
     let verified = outlast.json(&["checkpoint", "verify", &job, &id]);
     assert_eq!(verified["intact"], true, "{verified}");
-    assert!(verified["results"].as_array().is_some_and(|results| results.len() >= 2), "two holders: {verified}");
+    assert!(
+        verified["results"].as_array().is_some_and(|results| results.len() >= 2),
+        "two holders: {verified}"
+    );
     outlast.assert_nothing_left();
 }
 
@@ -90,7 +105,11 @@ fn cli_http_answers_on_the_same_port_as_grpc() {
     let address = outlast.cluster.coordinators[0].address.clone();
     assert!(get(&address, "/healthz").starts_with("HTTP/1.1 200"));
     wait_for("readiness", || get(&address, "/readyz").starts_with("HTTP/1.1 200").then_some(()));
-    assert!(get(&address, "/metrics").contains("outlast_coordinator_leader 1"), "{}", get(&address, "/metrics"));
+    assert!(
+        get(&address, "/metrics").contains("outlast_coordinator_leader 1"),
+        "{}",
+        get(&address, "/metrics")
+    );
     assert!(get(&address, "/v1/nodes").contains("\"n1\""));
     assert!(get(&address, "/v1/jobs/nobody").starts_with("HTTP/1.1 404"));
     outlast.assert_nothing_left();
@@ -108,7 +127,10 @@ fn cli_dev_is_one_command_and_cleans_up_after_itself() {
         .expect("it starts");
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(dev.stdout.take().expect("piped")));
     let ready = lines.next().expect("a ready line").expect("readable");
-    let url = ready.split_whitespace().find(|word| word.starts_with("http://")).expect("an address in the ready line");
+    let url = ready
+        .split_whitespace()
+        .find(|word| word.starts_with("http://"))
+        .expect("an address in the ready line");
     let url = url.trim_end_matches(',');
     let run = Command::new(exe())
         .args(["job", "run", "--", "echo", "dev works"])

@@ -14,7 +14,8 @@ impl SmallDisk {
     fn mount(path: &Path, size: &str) -> Self {
         std::fs::create_dir_all(path).expect("the mount point can be made");
         let options = format!("size={size},mode=0700");
-        let status = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "outlast-test"]).arg(path).status();
+        let status =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "outlast-test"]).arg(path).status();
         assert!(status.expect("mount runs").success(), "the tmpfs must mount");
         Self(path.to_path_buf())
     }

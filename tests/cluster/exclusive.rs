@@ -21,7 +21,10 @@ fn intervals(folder: &Path) -> Vec<(String, u128, u128)> {
     let traces = std::fs::read_dir(folder).expect("readable").flatten().map(|entry| entry.path());
     let read = |path: std::path::PathBuf| {
         let text = std::fs::read_to_string(path).expect("readable");
-        let mut lines = text.lines().filter_map(|line| line.split_once(' ')).filter_map(|(a, t)| Some((a, t.parse().ok()?)));
+        let mut lines = text
+            .lines()
+            .filter_map(|line| line.split_once(' '))
+            .filter_map(|(a, t)| Some((a, t.parse().ok()?)));
         let (attempt, first) = lines.next()?;
         let last = lines.last().map_or(first, |(_, last)| last);
         Some((attempt.to_owned(), first, last))

@@ -15,7 +15,11 @@ pub(crate) fn exe() -> PathBuf {
     let own = std::env::current_exe().expect("the test has a path");
     let target = own.parent().and_then(Path::parent).expect("target/<profile>/deps");
     let exe = target.join("outlast");
-    assert!(exe.exists(), "{} is missing: run `cargo build -p outlast` first, or `cargo xtask test`", exe.display());
+    assert!(
+        exe.exists(),
+        "{} is missing: run `cargo build -p outlast` first, or `cargo xtask test`",
+        exe.display()
+    );
     exe
 }
 
@@ -43,7 +47,9 @@ pub(crate) struct Outlast {
 
 impl Outlast {
     pub(crate) fn start(coordinators: usize, agents: usize) -> Self {
-        Self::start_with(Builder::new(exe()).coordinators(coordinators).agents(agents).agent_args(&["--cpus", "4"]))
+        Self::start_with(
+            Builder::new(exe()).coordinators(coordinators).agents(agents).agent_args(&["--cpus", "4"]),
+        )
     }
 
     pub(crate) fn start_with(builder: Builder) -> Self {
@@ -74,7 +80,8 @@ impl Outlast {
 
     pub(crate) fn json(&self, args: &[&str]) -> Value {
         let text = self.ok(&[args, &["-o", "json"]].concat());
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?} printed no JSON ({error}): {text}"))
+        serde_json::from_str(&text)
+            .unwrap_or_else(|error| panic!("{args:?} printed no JSON ({error}): {text}"))
     }
 
     /// Submits a job file given as JSON; answers its id.
@@ -101,11 +108,16 @@ impl Outlast {
             std::thread::sleep(Duration::from_millis(100));
         }
         let explain = self.run(&["job", "explain", job]);
-        panic!("waited in vain for {what}; explain: {}\nlast: {last}", String::from_utf8_lossy(&explain.stdout));
+        panic!(
+            "waited in vain for {what}; explain: {}\nlast: {last}",
+            String::from_utf8_lossy(&explain.stdout)
+        );
     }
 
     pub(crate) fn wait_success(&self, job: &str) -> Job {
-        let done = self.wait_job(job, "the job's end", |job| ["succeeded", "failed", "cancelled"].contains(&job.state()));
+        let done = self.wait_job(job, "the job's end", |job| {
+            ["succeeded", "failed", "cancelled"].contains(&job.state())
+        });
         assert_eq!(done.state(), "succeeded", "{}", done.0);
         done
     }
@@ -176,7 +188,8 @@ pub(crate) fn shell(name: &str, line: &str) -> Value {
 
 /// The weights' digest in a result file.
 pub(crate) fn digest(result: &Path) -> String {
-    let text = std::fs::read_to_string(result).unwrap_or_else(|error| panic!("no result at {}: {error}", result.display()));
+    let text = std::fs::read_to_string(result)
+        .unwrap_or_else(|error| panic!("no result at {}: {error}", result.display()));
     let value: Value = serde_json::from_str(&text).expect("the result is JSON");
     value["digest"].as_str().expect("a digest").to_owned()
 }
@@ -184,7 +197,8 @@ pub(crate) fn digest(result: &Path) -> String {
 /// What the same training gives when nobody disturbs it, without Outlast.
 pub(crate) fn undisturbed_digest(workers: u32, folder: &Path) -> String {
     let result = folder.join("undisturbed.json");
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
+    let port =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
     let rank = |rank: u32| {
         Command::new(exe())
             .args(["example", "digits"])

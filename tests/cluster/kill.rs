@@ -10,11 +10,13 @@ fn kill_of_a_node_moves_its_rank_and_the_weights_stay_identical() {
     let mut outlast = Outlast::start(3, 3);
     let result = outlast.cluster.folder().join("result.json");
     let job = outlast.submit(&digits("digits", 2, 40, &result));
-    let before = outlast.wait_job(&job, "a sealed checkpoint", |job| job.is_running() && !job.sealed().is_empty());
+    let before =
+        outlast.wait_job(&job, "a sealed checkpoint", |job| job.is_running() && !job.sealed().is_empty());
 
     let victim = before.node_of(1);
     outlast.cluster.agent_mut(&victim).expect("the node exists").kill_tree();
-    let moved = outlast.wait_job(&job, "the next attempt to run", |job| job.number() > before.number() && job.is_running());
+    let moved = outlast
+        .wait_job(&job, "the next attempt to run", |job| job.number() > before.number() && job.is_running());
     assert_ne!(moved.node_of(1), victim, "the rank must leave the dead node");
     assert_eq!(moved.node_of(0), before.node_of(0), "the healthy rank stays where it was");
     assert_eq!(moved.newest()["rung"], "rank_moved");
@@ -22,7 +24,11 @@ fn kill_of_a_node_moves_its_rank_and_the_weights_stay_identical() {
 
     let done = outlast.wait_success(&job);
     done.assert_attempts_in_order();
-    let ended = done.attempts().iter().find(|a| a["number"] == before.number()).expect("the killed attempt is on record");
+    let ended = done
+        .attempts()
+        .iter()
+        .find(|a| a["number"] == before.number())
+        .expect("the killed attempt is on record");
     assert_eq!(ended["cause"], "node_lost");
     assert_eq!(digest(&result), undisturbed_digest(2, outlast.cluster.folder()));
     outlast.assert_nothing_left();
@@ -35,7 +41,8 @@ fn kill_of_the_leader_loses_no_acknowledged_submission_and_no_job() {
     let job = outlast.submit(&digits("digits", 2, 20, &result));
     outlast.wait_job(&job, "the job to run", super::harness::Job::is_running);
 
-    let mut acknowledged: Vec<String> = (0..5).map(|i| outlast.submit(&shell(&format!("before{i}"), "true"))).collect();
+    let mut acknowledged: Vec<String> =
+        (0..5).map(|i| outlast.submit(&shell(&format!("before{i}"), "true"))).collect();
     let leader = outlast.leader();
     outlast.cluster.coordinators[leader].kill();
     acknowledged.extend((0..5).map(|i| outlast.submit(&shell(&format!("after{i}"), "true"))));
@@ -54,12 +61,15 @@ fn kill_of_a_worker_restarts_it_in_place_from_its_checkpoint() {
     let outlast = Outlast::start(1, 2);
     let result = outlast.cluster.folder().join("result.json");
     let job = outlast.submit(&digits("digits", 1, 40, &result));
-    let before = outlast.wait_job(&job, "a sealed checkpoint", |job| job.is_running() && !job.sealed().is_empty());
+    let before =
+        outlast.wait_job(&job, "a sealed checkpoint", |job| job.is_running() && !job.sealed().is_empty());
 
-    let workers: Vec<_> = outlast.cluster.processes().into_iter().filter(|p| p.command.ends_with("example digits")).collect();
+    let workers: Vec<_> =
+        outlast.cluster.processes().into_iter().filter(|p| p.command.ends_with("example digits")).collect();
     assert_eq!(workers.len(), 1, "one worker runs: {workers:?}");
     kill(workers[0].pid);
-    let after = outlast.wait_job(&job, "the restart", |job| job.number() > before.number() && job.is_running());
+    let after =
+        outlast.wait_job(&job, "the restart", |job| job.number() > before.number() && job.is_running());
     assert_eq!(after.node_of(0), before.node_of(0), "rung 1: the same node");
     assert_eq!(after.newest()["rung"], "in_place");
     let ended = outlast.wait_success(&job);
@@ -96,7 +106,8 @@ fn kill_of_a_keeper_alone_ends_its_worker_and_the_job_goes_on() {
     let outlast = Outlast::start(1, 1);
     let job = outlast.submit(&shell("sleeper", "[ -e done ] || sleep 2; exec sleep 6"));
     let before = outlast.wait_job(&job, "the job to run", super::harness::Job::is_running);
-    let keeper = outlast.cluster.processes().into_iter().find(|p| p.command.contains(" keeper ")).expect("a keeper");
+    let keeper =
+        outlast.cluster.processes().into_iter().find(|p| p.command.contains(" keeper ")).expect("a keeper");
     let below = find_processes(outlast.cluster.folder()).into_iter().filter(|p| p.parent == keeper.pid);
     let worker = below.map(|p| p.pid).next().expect("the keeper has a worker");
     kill(keeper.pid);
@@ -112,15 +123,21 @@ fn kill_of_everything_at_once_loses_nothing_that_was_acknowledged() {
     let mut outlast = Outlast::start(3, 2);
     let result = outlast.cluster.folder().join("result.json");
     let job = outlast.submit(&digits("digits", 2, 40, &result));
-    let before = outlast.wait_job(&job, "a sealed checkpoint", |job| job.is_running() && !job.sealed().is_empty());
+    let before =
+        outlast.wait_job(&job, "a sealed checkpoint", |job| job.is_running() && !job.sealed().is_empty());
     for daemon in outlast.cluster.agents.iter_mut().chain(&mut outlast.cluster.coordinators) {
         daemon.kill_tree();
     }
     for daemon in outlast.cluster.coordinators.iter_mut().chain(&mut outlast.cluster.agents) {
         daemon.start().expect("it starts again");
     }
-    let after = outlast.wait_job(&job, "the next attempt", |job| job.number() > before.number() && job.is_running());
-    assert!(after.newest()["restore_step"].as_u64() > Some(0), "step zero is never chosen while a seal exists: {}", after.0);
+    let after =
+        outlast.wait_job(&job, "the next attempt", |job| job.number() > before.number() && job.is_running());
+    assert!(
+        after.newest()["restore_step"].as_u64() > Some(0),
+        "step zero is never chosen while a seal exists: {}",
+        after.0
+    );
     outlast.wait_success(&job).assert_attempts_in_order();
     assert_eq!(digest(&result), undisturbed_digest(2, outlast.cluster.folder()));
     outlast.assert_nothing_left();
@@ -131,12 +148,14 @@ fn kill_of_a_node_and_the_leader_at_the_same_moment_is_recovered_from() {
     let mut outlast = Outlast::start(3, 3);
     let result = outlast.cluster.folder().join("result.json");
     let job = outlast.submit(&digits("digits", 2, 40, &result));
-    let before = outlast.wait_job(&job, "a sealed checkpoint", |job| job.is_running() && !job.sealed().is_empty());
+    let before =
+        outlast.wait_job(&job, "a sealed checkpoint", |job| job.is_running() && !job.sealed().is_empty());
     let leader = outlast.leader();
     let victim = before.node_of(0);
     outlast.cluster.agent_mut(&victim).expect("the node exists").kill_tree();
     outlast.cluster.coordinators[leader].kill();
-    let after = outlast.wait_job(&job, "the next attempt", |job| job.number() > before.number() && job.is_running());
+    let after =
+        outlast.wait_job(&job, "the next attempt", |job| job.number() > before.number() && job.is_running());
     assert_ne!(after.node_of(0), victim);
     outlast.wait_success(&job).assert_attempts_in_order();
     assert_eq!(digest(&result), undisturbed_digest(2, outlast.cluster.folder()));

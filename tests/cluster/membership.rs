@@ -11,7 +11,8 @@ fn membership_a_removed_coordinator_is_gone_and_the_rest_goes_on() {
     let status = outlast.json(&["cluster", "status"]);
     let of_follower = |c: &&serde_json::Value| c["address"] == address.as_str();
     let members = status["coordinators"].as_array().expect("members");
-    let id = members.iter().find(of_follower).expect("it is a member")["id"].as_str().expect("an id").to_owned();
+    let id =
+        members.iter().find(of_follower).expect("it is a member")["id"].as_str().expect("an id").to_owned();
 
     outlast.ok(&["cluster", "remove", &id, "--yes"]);
     outlast.cluster.coordinators[follower].kill();

@@ -9,10 +9,12 @@ fn pause_of_an_agent_beyond_its_lease_moves_the_work_and_its_stale_worker_is_sto
     let mut outlast = Outlast::start(3, 3);
     let result = outlast.cluster.folder().join("result.json");
     let job = outlast.submit(&digits("digits", 2, 40, &result));
-    let before = outlast.wait_job(&job, "a sealed checkpoint", |job| job.is_running() && !job.sealed().is_empty());
+    let before =
+        outlast.wait_job(&job, "a sealed checkpoint", |job| job.is_running() && !job.sealed().is_empty());
     let frozen = before.node_of(1);
     outlast.cluster.agent_mut(&frozen).expect("the node exists").signal(Signal::STOP);
-    let after = outlast.wait_job(&job, "the next attempt", |job| job.number() > before.number() && job.is_running());
+    let after =
+        outlast.wait_job(&job, "the next attempt", |job| job.number() > before.number() && job.is_running());
     assert_ne!(after.node_of(1), frozen);
 
     let agent = outlast.cluster.agent_mut(&frozen).expect("the node exists");

@@ -55,7 +55,10 @@ fn tidy_no_file_grows_beyond_the_limit() {
         println!("{lines:5} {path}");
     }
     let (longest, path) = &sizes[0];
-    assert!(*longest <= LINES_MAX, "{path} has {longest} lines; split it (the limit is {LINES_MAX} and only falls)");
+    assert!(
+        *longest <= LINES_MAX,
+        "{path} has {longest} lines; split it (the limit is {LINES_MAX} and only falls)"
+    );
 }
 
 #[test]

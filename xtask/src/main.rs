@@ -50,7 +50,8 @@ fn cargo(what: &str, args: &[&str]) -> Result<()> {
     println!("\n== {what}: cargo {}", args.join(" "));
     let started = Instant::now();
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let status = Command::new(cargo).args(args).current_dir(root()).status().context("could not run cargo")?;
+    let status =
+        Command::new(cargo).args(args).current_dir(root()).status().context("could not run cargo")?;
     ensure!(status.success(), "{what} failed ({status}); the lines above say why");
     println!("== {what}: {:.0} s", started.elapsed().as_secs_f64());
     Ok(())

@@ -62,14 +62,19 @@ impl Builder {
     /// # Errors
     /// When something does not come up within a minute; the message holds the end of its log.
     pub async fn start(self) -> Result<LocalCluster> {
-        let temp = tempfile::Builder::new().prefix("outlast-").tempdir().context("could not make a temporary folder")?;
+        let temp = tempfile::Builder::new()
+            .prefix("outlast-")
+            .tempdir()
+            .context("could not make a temporary folder")?;
         let root = self.folder.clone().unwrap_or_else(|| temp.path().to_path_buf());
         let ports = free_ports(self.coordinators + self.agents)?;
         let address = |i: usize| format!("127.0.0.1:{}", ports[i]);
         let coordinators: Vec<Daemon> =
             (0..self.coordinators).map(|i| self.coordinator(&root, i, address(i), &address(0))).collect();
         let endpoints: Vec<String> = coordinators.iter().map(|c| c.address.clone()).collect();
-        let agents = (0..self.agents).map(|i| self.agent(&root, i, address(self.coordinators + i), &endpoints)).collect();
+        let agents = (0..self.agents)
+            .map(|i| self.agent(&root, i, address(self.coordinators + i), &endpoints))
+            .collect();
         let urls = endpoints.iter().map(|address| format!("http://{address}")).collect();
         let client = Client::new(urls).context("the endpoints are no addresses")?;
         let mut cluster = LocalCluster { coordinators, agents, client, root, _temp: temp };
@@ -80,7 +85,8 @@ impl Builder {
     fn coordinator(&self, root: &Path, i: usize, address: String, first: &str) -> Daemon {
         let name = format!("c{}", i + 1);
         let folder = root.join(&name).to_string_lossy().into_owned();
-        let mut args = vec!["coordinator".into(), "--data-dir".into(), folder, "--listen".into(), address.clone()];
+        let mut args =
+            vec!["coordinator".into(), "--data-dir".into(), folder, "--listen".into(), address.clone()];
         if i == 0 {
             args.push("--init".to_owned());
         } else {
@@ -140,7 +146,9 @@ impl LocalCluster {
     }
 
     async fn bring_up(&mut self) -> Result<()> {
-        let voters = |n: usize| move |status: &pb::ClusterStatusResponse| count_voters(status) >= n && !status.leader.is_empty();
+        let voters = |n: usize| {
+            move |status: &pb::ClusterStatusResponse| count_voters(status) >= n && !status.leader.is_empty()
+        };
         for i in 0..self.coordinators.len() {
             self.coordinators[i].start()?;
             self.wait_status(&format!("coordinator c{} to vote", i + 1), voters(i + 1)).await?;
@@ -156,7 +164,11 @@ impl LocalCluster {
     ///
     /// # Errors
     /// After a minute, with the last status and the logs' ends.
-    pub async fn wait_status(&self, what: &str, fits: impl Fn(&pb::ClusterStatusResponse) -> bool) -> Result<()> {
+    pub async fn wait_status(
+        &self,
+        what: &str,
+        fits: impl Fn(&pb::ClusterStatusResponse) -> bool,
+    ) -> Result<()> {
         let started = Instant::now();
         let mut last = String::from("no answer");
         while started.elapsed() < START_DEADLINE {
@@ -167,7 +179,11 @@ impl LocalCluster {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let logs = self.coordinators.iter().chain(&self.agents).map(|d| format!("--- {}\n{}", d.name, d.log_tail(12)));
+        let logs = self
+            .coordinators
+            .iter()
+            .chain(&self.agents)
+            .map(|d| format!("--- {}\n{}", d.name, d.log_tail(12)));
         bail!("waited in vain for {what}; last status: {last}\n{}", logs.collect::<Vec<_>>().join("\n"))
     }
 
@@ -187,7 +203,10 @@ impl LocalCluster {
     /// # Errors
     /// When there is none.
     pub fn agent_mut(&mut self, node: &str) -> Result<&mut Daemon> {
-        self.agents.iter_mut().find(|agent| agent.name == node).with_context(|| format!("no agent is named {node}"))
+        self.agents
+            .iter_mut()
+            .find(|agent| agent.name == node)
+            .with_context(|| format!("no agent is named {node}"))
     }
 
     /// Everything of this cluster that is alive, whoever started it.

@@ -17,7 +17,8 @@ pub struct Found {
 pub fn find_processes(folder: &Path) -> Vec<Found> {
     let mark = folder.to_string_lossy().into_owned();
     let all = processes();
-    let mut wanted: BTreeSet<i32> = all.values().filter(|p| p.command.contains(&mark)).map(|p| p.pid).collect();
+    let mut wanted: BTreeSet<i32> =
+        all.values().filter(|p| p.command.contains(&mark)).map(|p| p.pid).collect();
     loop {
         let children = all.values().filter(|p| wanted.contains(&p.parent) && !wanted.contains(&p.pid));
         let children: Vec<i32> = children.map(|p| p.pid).collect();

@@ -8,7 +8,6 @@ pub mod status;
 pub mod time;
 pub mod view;
 
-
 /// The operator's API.
 pub mod control {
     pub mod v1 {

@@ -50,7 +50,9 @@ impl Failure {
             Failure::Conflict { hint, .. } => (Code::Aborted, "CONFLICT", hint, 0),
             Failure::Fenced { .. } => (Code::FailedPrecondition, "FENCED", "", 0),
             Failure::Denied { hint, .. } => (Code::PermissionDenied, "DENIED", hint, 0),
-            Failure::Unavailable { hint, retry_after_ms, .. } => (Code::Unavailable, "UNAVAILABLE", hint, *retry_after_ms),
+            Failure::Unavailable { hint, retry_after_ms, .. } => {
+                (Code::Unavailable, "UNAVAILABLE", hint, *retry_after_ms)
+            }
             Failure::Exhausted { hint, retry_after_ms, .. } => {
                 (Code::ResourceExhausted, "EXHAUSTED", hint, *retry_after_ms)
             }
@@ -82,7 +84,9 @@ impl Failure {
         let retry_after_ms = text(RETRY_AFTER).parse().unwrap_or(0);
         match (status.code(), text(KIND).as_str()) {
             (Code::FailedPrecondition, "FENCED") => Failure::Fenced { reason },
-            (Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition, _) => Failure::Rejected { reason, hint },
+            (Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition, _) => {
+                Failure::Rejected { reason, hint }
+            }
             (Code::NotFound, _) => {
                 let what = reason.strip_suffix(" does not exist").unwrap_or(&reason).to_owned();
                 Failure::NotFound { what, hint }
@@ -90,7 +94,9 @@ impl Failure {
             (Code::Aborted | Code::AlreadyExists, _) => Failure::Conflict { reason, hint },
             (Code::PermissionDenied | Code::Unauthenticated, _) => Failure::Denied { reason, hint },
             (Code::ResourceExhausted, _) => Failure::Exhausted { reason, hint, retry_after_ms },
-            (Code::DeadlineExceeded | Code::Cancelled | Code::Unknown, _) => Failure::Unknown { reason, hint },
+            (Code::DeadlineExceeded | Code::Cancelled | Code::Unknown, _) => {
+                Failure::Unknown { reason, hint }
+            }
             (Code::Unavailable, _) => Failure::Unavailable { reason, hint, retry_after_ms },
             _ => Failure::Fatal { reason },
         }

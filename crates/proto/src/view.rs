@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use outlast_control::state::{
-    Assignment, Attempt, AttemptPhase, Checkpoint, CheckpointState, ClusterState, Event, Group, Holder, Job, Node,
-    NodeCondition, Outcome, Rung,
+    Assignment, Attempt, AttemptPhase, Checkpoint, CheckpointState, ClusterState, Event, Group, Holder, Job,
+    Node, NodeCondition, Outcome, Rung,
 };
 use outlast_types::{AttemptId, GroupId, NodeId, WallTime};
 
@@ -194,7 +194,9 @@ pub fn node_view(state: &ClusterState, node: &Node, notes: &LeaderNotes) -> pb::
     let free = state.free_resources(&node.id);
     let condition = match node.condition {
         NodeCondition::Lost => "lost".to_owned(),
-        NodeCondition::Registered => notes.conditions.get(&node.id).cloned().unwrap_or_else(|| "ready".to_owned()),
+        NodeCondition::Registered => {
+            notes.conditions.get(&node.id).cloned().unwrap_or_else(|| "ready".to_owned())
+        }
     };
     let workers = state.held_on(&node.id).map(|(_, _, attempt, a)| format!("{} rank {}", attempt.id, a.rank));
     pb::Node {

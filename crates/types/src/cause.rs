@@ -46,17 +46,44 @@ impl fmt::Display for ExitStatus {
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// A worker of the attempt ended although it should not have.
-    WorkerExited { rank: u32, node: NodeId, status: ExitStatus },
+    WorkerExited {
+        rank: u32,
+        node: NodeId,
+        status: ExitStatus,
+    },
     /// No step within the learned (or given) time, in milliseconds.
-    Hang { rank: u32, silent_ms: u64 },
-    NodeLost { node: NodeId },
+    Hang {
+        rank: u32,
+        silent_ms: u64,
+    },
+    NodeLost {
+        node: NodeId,
+    },
     /// The agent came back on a new boot, or without the worker: nothing of the attempt is left there.
-    NodeRestarted { node: NodeId },
-    StartFailed { rank: u32, node: NodeId, reason: String },
-    RestoreFailed { rank: u32, node: NodeId, reason: String },
-    GpuError { rank: u32, node: NodeId, reason: String },
-    Drained { node: NodeId },
-    Preempted { node: NodeId },
+    NodeRestarted {
+        node: NodeId,
+    },
+    StartFailed {
+        rank: u32,
+        node: NodeId,
+        reason: String,
+    },
+    RestoreFailed {
+        rank: u32,
+        node: NodeId,
+        reason: String,
+    },
+    GpuError {
+        rank: u32,
+        node: NodeId,
+        reason: String,
+    },
+    Drained {
+        node: NodeId,
+    },
+    Preempted {
+        node: NodeId,
+    },
     Cancelled,
     /// All ranks exited with 0.
     Completed,
@@ -77,13 +104,17 @@ pub enum CauseClass {
 impl Cause {
     pub fn class(&self) -> CauseClass {
         match self {
-            Cause::WorkerExited { status: ExitStatus::KeeperLost | ExitStatus::Fenced, .. } => CauseClass::Infrastructure,
+            Cause::WorkerExited { status: ExitStatus::KeeperLost | ExitStatus::Fenced, .. } => {
+                CauseClass::Infrastructure
+            }
             Cause::WorkerExited { .. } | Cause::Hang { .. } | Cause::StartFailed { .. } => CauseClass::User,
             Cause::NodeLost { .. }
             | Cause::NodeRestarted { .. }
             | Cause::RestoreFailed { .. }
             | Cause::GpuError { .. } => CauseClass::Infrastructure,
-            Cause::Drained { .. } | Cause::Preempted { .. } | Cause::Cancelled | Cause::Completed => CauseClass::Wanted,
+            Cause::Drained { .. } | Cause::Preempted { .. } | Cause::Cancelled | Cause::Completed => {
+                CauseClass::Wanted
+            }
         }
     }
 
@@ -150,7 +181,9 @@ impl fmt::Display for Cause {
             Cause::RestoreFailed { rank, node, reason } => {
                 write!(f, "rank {rank} could not restore on {node}: {reason}")
             }
-            Cause::GpuError { rank, node, reason } => write!(f, "GPU error at rank {rank} on {node}: {reason}"),
+            Cause::GpuError { rank, node, reason } => {
+                write!(f, "GPU error at rank {rank} on {node}: {reason}")
+            }
             Cause::Drained { node } => write!(f, "node {node} is being drained"),
             Cause::Preempted { node } => write!(f, "preempted on {node}"),
             Cause::Cancelled => f.write_str("cancelled"),

@@ -59,8 +59,11 @@ impl FromStr for Span {
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (name, scale) =
-            UNITS.iter().rev().find(|(_, scale)| self.0 >= *scale && self.0.is_multiple_of(*scale)).unwrap_or(&("ms", 1));
+        let (name, scale) = UNITS
+            .iter()
+            .rev()
+            .find(|(_, scale)| self.0 >= *scale && self.0.is_multiple_of(*scale))
+            .unwrap_or(&("ms", 1));
         write!(f, "{}{name}", self.0 / scale)
     }
 }
@@ -88,7 +91,9 @@ mod tests {
 
     #[test]
     fn spans_parse_and_print() {
-        for (text, millis) in [("10s", 10_000), ("500ms", 500), ("1.5s", 1_500), ("2m", 120_000), ("7d", 604_800_000)] {
+        for (text, millis) in
+            [("10s", 10_000), ("500ms", 500), ("1.5s", 1_500), ("2m", 120_000), ("7d", 604_800_000)]
+        {
             assert_eq!(text.parse::<Span>().expect(text).millis(), millis);
         }
         assert_eq!(Span::from_secs(90).to_string(), "90s");

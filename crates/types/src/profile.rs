@@ -23,7 +23,9 @@ pub enum Profile {
 pub enum ProfileError {
     #[error("{0:?} is not a timer profile: use lan or wan")]
     Unknown(String),
-    #[error("the lease ({lease_ms} ms) must be at least {needed_ms} ms: worst leader gap + barrier + 2 heartbeats + confirm batch + kill budget")]
+    #[error(
+        "the lease ({lease_ms} ms) must be at least {needed_ms} ms: worst leader gap + barrier + 2 heartbeats + confirm batch + kill budget"
+    )]
     LeaseTooShort { lease_ms: Millis, needed_ms: Millis },
 }
 

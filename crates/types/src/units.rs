@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 pub struct ByteSize(pub u64);
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{text:?} is not a size: write a number and one of B, KB, MB, GB, TB, KiB, MiB, GiB, TiB, for example 512MiB")]
+#[error(
+    "{text:?} is not a size: write a number and one of B, KB, MB, GB, TB, KiB, MiB, GiB, TiB, for example 512MiB"
+)]
 pub struct ByteSizeParseError {
     pub text: String,
 }
@@ -64,7 +66,8 @@ mod tests {
 
     #[test]
     fn sizes_parse_and_print() {
-        for (text, bytes) in [("512MiB", 512 << 20), ("2GB", 2_000_000_000), ("4096", 4096), ("1.5KiB", 1536)] {
+        for (text, bytes) in [("512MiB", 512 << 20), ("2GB", 2_000_000_000), ("4096", 4096), ("1.5KiB", 1536)]
+        {
             assert_eq!(text.parse::<ByteSize>().expect(text).0, bytes);
         }
         assert_eq!(ByteSize(512 << 20).to_string(), "512MiB");

@@ -13,12 +13,16 @@ impl From<Observation> for pb::Observation {
             Observation::Rendezvous { attempt, address } => (Some((attempt, 0)), What::Rendezvous(address)),
             Observation::Started { attempt, rank } => (Some((attempt, rank)), What::Started(true)),
             Observation::Ready { attempt, rank } => (Some((attempt, rank)), What::Ready(true)),
-            Observation::Restored { attempt, rank, seq } => (Some((attempt, rank)), What::Restored(seq.to_string())),
+            Observation::Restored { attempt, rank, seq } => {
+                (Some((attempt, rank)), What::Restored(seq.to_string()))
+            }
             Observation::RestoreFailed { attempt, rank, seq, corrupt, reason } => {
                 let failed = pb::RestoreFailed { checkpoint: seq.to_string(), corrupt, reason };
                 (Some((attempt, rank)), What::RestoreFailed(failed))
             }
-            Observation::StartFailed { attempt, rank, reason } => (Some((attempt, rank)), What::StartFailed(reason)),
+            Observation::StartFailed { attempt, rank, reason } => {
+                (Some((attempt, rank)), What::StartFailed(reason))
+            }
             Observation::Exited { attempt, rank, exit } => (Some((attempt, rank)), What::Exited(exit.into())),
             Observation::Released { attempt, rank } => (Some((attempt, rank)), What::Released(true)),
             Observation::BundleHeld { digest } => (None, What::BundleHeld(digest.0.to_vec())),
@@ -35,7 +39,8 @@ impl TryFrom<pb::Observation> for Observation {
         let pb::Observation { attempt, rank, what } = observation;
         let what = what.ok_or(FieldError::missing("what"))?;
         if let What::BundleHeld(digest) = &what {
-            let digest = Digest::try_from(digest.as_slice()).map_err(|error| FieldError::new("bundle_held", error))?;
+            let digest =
+                Digest::try_from(digest.as_slice()).map_err(|error| FieldError::new("bundle_held", error))?;
             return Ok(Observation::BundleHeld { digest });
         }
         let attempt: AttemptId = parse("attempt", &attempt)?;
@@ -67,7 +72,8 @@ mod tests {
     fn every_observation_survives_the_wire() {
         let attempt: AttemptId = "j1/0@1.2".parse().expect("valid");
         let seq = CheckpointSeq(7);
-        let exit = |status| ExitRecord { status, at: WallTime(5), detail: "d".into(), last_lines: vec!["l".into()] };
+        let exit =
+            |status| ExitRecord { status, at: WallTime(5), detail: "d".into(), last_lines: vec!["l".into()] };
         let mut all = vec![
             Observation::Rendezvous { attempt, address: "127.0.0.1:1".into() },
             Observation::Started { attempt, rank: 3 },

@@ -112,7 +112,11 @@ impl From<Registration> for pb::Registration {
             adopted: adopted.into_iter().map(worker).collect(),
             exited: exited
                 .into_iter()
-                .map(|(attempt, rank, exit)| pb::ExitedWorker { attempt: attempt.to_string(), rank, exit: Some(exit.into()) })
+                .map(|(attempt, rank, exit)| pb::ExitedWorker {
+                    attempt: attempt.to_string(),
+                    rank,
+                    exit: Some(exit.into()),
+                })
                 .collect(),
         }
     }

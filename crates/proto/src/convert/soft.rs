@@ -45,7 +45,12 @@ impl TryFrom<pb::Progress> for ReportedProgress {
 
     fn try_from(progress: pb::Progress) -> Result<Self, FieldError> {
         let pb::Progress { attempt, rank, step, metrics } = progress;
-        Ok(Self { attempt: parse("progress.attempt", &attempt)?, rank, step, metrics: metrics.into_iter().collect() })
+        Ok(Self {
+            attempt: parse("progress.attempt", &attempt)?,
+            rank,
+            step,
+            metrics: metrics.into_iter().collect(),
+        })
     }
 }
 
@@ -72,7 +77,8 @@ impl TryFrom<pb::Holder> for Holder {
 
 impl From<ReportedReceipt> for pb::Receipt {
     fn from(receipt: ReportedReceipt) -> Self {
-        let ReportedReceipt { attempt, seq, rank, staged, root, size_bytes, holders, no_more_holders } = receipt;
+        let ReportedReceipt { attempt, seq, rank, staged, root, size_bytes, holders, no_more_holders } =
+            receipt;
         Self {
             attempt: attempt.to_string(),
             checkpoint: seq.to_string(),
@@ -90,7 +96,8 @@ impl TryFrom<pb::Receipt> for ReportedReceipt {
     type Error = FieldError;
 
     fn try_from(receipt: pb::Receipt) -> Result<Self, FieldError> {
-        let pb::Receipt { attempt, checkpoint, rank, staged, root, size_bytes, holders, no_more_holders } = receipt;
+        let pb::Receipt { attempt, checkpoint, rank, staged, root, size_bytes, holders, no_more_holders } =
+            receipt;
         let root = match root.as_slice() {
             [] => None,
             bytes => Some(Digest::try_from(bytes).map_err(|error| FieldError::new("receipt.root", error))?),

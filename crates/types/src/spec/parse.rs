@@ -22,7 +22,9 @@ pub enum SpecError {
     Missing { key: String, expected: String },
     #[error("`{key}`: {found} is not allowed: {expected}")]
     Invalid { key: String, found: String, expected: String },
-    #[error("the job specification has {size} bytes; at most {SPEC_SIZE_MAX} are allowed: put big data into `workdir`")]
+    #[error(
+        "the job specification has {size} bytes; at most {SPEC_SIZE_MAX} are allowed: put big data into `workdir`"
+    )]
     TooLarge { size: usize },
 }
 
@@ -48,7 +50,9 @@ impl<'a> Section<'a> {
                 let _ = other;
                 return Err(SpecError::NotAMapping);
             }
-            other => return Err(invalid(path, other, &format!("it takes a mapping with {}", known.join(", ")))),
+            other => {
+                return Err(invalid(path, other, &format!("it takes a mapping with {}", known.join(", "))));
+            }
         };
         match section.map.keys().find(|key| !known.contains(&key.as_str())) {
             None => Ok(section),
@@ -66,7 +70,10 @@ impl<'a> Section<'a> {
 
     fn nearest(&self, key: &str) -> Option<String> {
         let scored = self.known.iter().map(|known| (strsim::damerau_levenshtein(key, known), *known));
-        scored.min().filter(|(distance, known)| *distance <= known.len().div_ceil(2).min(3)).map(|(_, k)| self.key(k))
+        scored
+            .min()
+            .filter(|(distance, known)| *distance <= known.len().div_ceil(2).min(3))
+            .map(|(_, k)| self.key(k))
     }
 
     fn get(&self, name: &str) -> Option<&'a Value> {
@@ -139,8 +146,20 @@ fn invalid(key: &str, found: &Value, expected: &str) -> SpecError {
 }
 
 const TOP: &[&str] = &[
-    "name", "kind", "command", "script", "workdir", "workers", "resources", "env", "checkpoint", "recovery", "placement",
-    "ready", "exclusive", "retention",
+    "name",
+    "kind",
+    "command",
+    "script",
+    "workdir",
+    "workers",
+    "resources",
+    "env",
+    "checkpoint",
+    "recovery",
+    "placement",
+    "ready",
+    "exclusive",
+    "retention",
 ];
 
 /// Turns the value of a job file into a checked specification. `workdir` is allowed and ignored here: it is the
@@ -175,7 +194,10 @@ pub fn parse(value: &Value) -> Result<JobSpec, SpecError> {
 }
 
 fn name(top: &Section<'_>) -> Result<String, SpecError> {
-    let missing = || SpecError::Missing { key: "name".into(), expected: "give the job a name, for example digits".into() };
+    let missing = || SpecError::Missing {
+        key: "name".into(),
+        expected: "give the job a name, for example digits".into(),
+    };
     let name = top.text("name")?.ok_or_else(missing)?;
     match NodeId::new(name.clone()) {
         // A name that looks like an id could never be addressed.
@@ -197,7 +219,9 @@ fn kind(top: &Section<'_>) -> Result<JobKind, SpecError> {
 fn command(top: &Section<'_>) -> Result<Vec<String>, SpecError> {
     let expected = "it takes a list of texts, for example [python3, train.py]";
     let command = match (top.get("command"), top.text("script")?) {
-        (Some(value), Some(_)) => return Err(invalid("command", value, "give `command` or `script`, not both")),
+        (Some(value), Some(_)) => {
+            return Err(invalid("command", value, "give `command` or `script`, not both"));
+        }
         (None, Some(script)) => vec!["/bin/sh".to_owned(), "-c".to_owned(), script],
         (Some(Value::Array(items)), None) => items
             .iter()
@@ -231,7 +255,11 @@ fn workers(top: &Section<'_>, kind: JobKind) -> Result<Workers, SpecError> {
             let high = range.whole("max", low, max)?.unwrap_or(low);
             if kind != JobKind::Training && low != high {
                 let found = format!("{{min: {low}, max: {high}}}");
-                return Err(invalid("workers", &found.into(), "only training jobs can be elastic; give one number"));
+                return Err(invalid(
+                    "workers",
+                    &found.into(),
+                    "only training jobs can be elastic; give one number",
+                ));
             }
             Ok(Workers { min: bounded(low), max: bounded(high) })
         }
@@ -250,7 +278,9 @@ fn resources(top: &Section<'_>) -> Result<Resources, SpecError> {
         None => 1_000,
         Some(value) => match value.as_f64().filter(|cpus| (0.0..=65_536.0).contains(cpus)) {
             Some(cpus) => (cpus * 1_000.0).round() as u64,
-            None => return Err(invalid("resources.cpus", value, "it takes a number of cores, for example 0.5")),
+            None => {
+                return Err(invalid("resources.cpus", value, "it takes a number of cores, for example 0.5"));
+            }
         },
     };
     let mut custom = BTreeMap::new();
@@ -258,22 +288,37 @@ fn resources(top: &Section<'_>) -> Result<Resources, SpecError> {
         let expected = "it takes a mapping from names to whole numbers";
         let Value::Object(map) = value else { return Err(invalid("resources.custom", value, expected)) };
         for (name, count) in map {
-            let count = count.as_u64().ok_or_else(|| invalid(&format!("resources.custom.{name}"), count, expected))?;
+            let count = count
+                .as_u64()
+                .ok_or_else(|| invalid(&format!("resources.custom.{name}"), count, expected))?;
             custom.insert(name.clone(), count);
         }
     }
     let gpus = section.whole("gpus", 0, 1_024)?.unwrap_or(0) as u32;
-    Ok(Resources { cpu_millis, memory: section.parsed::<ByteSize>("memory")?.unwrap_or_default(), gpus, custom })
+    Ok(Resources {
+        cpu_millis,
+        memory: section.parsed::<ByteSize>("memory")?.unwrap_or_default(),
+        gpus,
+        custom,
+    })
 }
 
 fn env(top: &Section<'_>) -> Result<BTreeMap<String, String>, SpecError> {
     let env = top.texts("env")?;
     for (key, value) in &env {
         if key.is_empty() || key.contains(['=', '\0']) || value.contains('\0') {
-            return Err(invalid("env", &key.as_str().into(), "a name must not be empty or hold '=' or a zero byte"));
+            return Err(invalid(
+                "env",
+                &key.as_str().into(),
+                "a name must not be empty or hold '=' or a zero byte",
+            ));
         }
         if key.starts_with("OUTLAST_") {
-            return Err(invalid("env", &key.as_str().into(), "names that start with OUTLAST_ are set by the supervisor"));
+            return Err(invalid(
+                "env",
+                &key.as_str().into(),
+                "names that start with OUTLAST_ are set by the supervisor",
+            ));
         }
     }
     Ok(env)
@@ -291,7 +336,9 @@ fn checkpoint(top: &Section<'_>) -> Result<CheckpointPolicy, SpecError> {
             let expected = "this version has no object store yet; use local or replicated";
             return Err(invalid("checkpoint.durability", &"stored".into(), expected));
         }
-        Some(other) => return Err(invalid("checkpoint.durability", &other.into(), "use local or replicated")),
+        Some(other) => {
+            return Err(invalid("checkpoint.durability", &other.into(), "use local or replicated"));
+        }
     };
     let keep = section.whole("keep", 1, 1_000)?.unwrap_or(3) as u32;
     Ok(CheckpointPolicy { every: every(&section)?, keep, durability })
@@ -309,7 +356,11 @@ fn every(section: &Section<'_>) -> Result<Every, SpecError> {
     } else if let Some(span) = text.parse::<Span>().ok().filter(|span| span.millis() > 0) {
         return Ok(Every::Time(span));
     }
-    Err(invalid("checkpoint.every", &text.into(), "write a time such as 10s, a number of steps such as `100 steps`, or auto"))
+    Err(invalid(
+        "checkpoint.every",
+        &text.into(),
+        "write a time such as 10s, a number of steps such as `100 steps`, or auto",
+    ))
 }
 
 fn recovery(top: &Section<'_>) -> Result<RecoveryPolicy, SpecError> {
@@ -401,9 +452,15 @@ mod tests {
         };
         let cases = [
             (base("wrokers", 2.into()), "unknown key `wrokers`; did you mean `workers`?"),
-            (base("checkpoint", json!({"evry": "10s"})), "unknown key `checkpoint.evry`; did you mean `checkpoint.every`?"),
+            (
+                base("checkpoint", json!({"evry": "10s"})),
+                "unknown key `checkpoint.evry`; did you mean `checkpoint.every`?",
+            ),
             (base("zzzzzzzzzz", 1.into()), "unknown key `zzzzzzzzzz`; known keys are name, kind"),
-            (base("resources", json!({"memory": "12 parsecs"})), "`resources.memory`: \"12 parsecs\" is not allowed"),
+            (
+                base("resources", json!({"memory": "12 parsecs"})),
+                "`resources.memory`: \"12 parsecs\" is not allowed",
+            ),
             (base("resources", json!({"memory": -5})), "`resources.memory`: -5 is not allowed"),
             (base("resources", json!({"cpus": -1})), "`resources.cpus`: -1 is not allowed"),
             (base("workers", 0.into()), "it takes a whole number from 1 to 4096"),

@@ -37,10 +37,23 @@ impl ClusterState {
         self.index.held.get(node).into_iter().flatten().copied().collect()
     }
 
-    fn has_exited(&self, attempt: &AttemptId, rank: u32) -> bool {
-        self.attempt(attempt)
-            .and_then(|attempt| attempt.assignment(rank))
-            .is_some_and(|seat| seat.exit.is_some())
+    /// The machine under a rank went away: the rank's hold ends in `phase`, and its attempt stops, unless the rank had
+    /// ended well and needs its node no more.
+    pub(super) fn machine_gone(
+        &mut self,
+        cx: &mut Context<'_>,
+        attempt: &AttemptId,
+        rank: u32,
+        phase: AssignmentPhase,
+        cause: Cause,
+    ) {
+        let seat = self.attempt(attempt).and_then(|attempt| attempt.assignment(rank));
+        let had_exited = seat.is_some_and(|seat| seat.exit.is_some());
+        match (self.let_go(attempt, rank, phase), had_exited) {
+            (true, _) => {}
+            (false, true) => self.begin_stop(cx, attempt, cause, false),
+            (false, false) => self.begin_stop_by_machine(cx, attempt, cause),
+        }
     }
 
     /// Ends the hold of one assignment; says whether its worker had exited with success.
