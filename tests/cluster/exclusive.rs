@@ -26,7 +26,7 @@ fn intervals(folder: &Path) -> Vec<(String, u128, u128)> {
             .filter_map(|line| line.split_once(' '))
             .filter_map(|(a, t)| Some((a, t.parse().ok()?)));
         let (attempt, first) = lines.next()?;
-        let last = lines.last().map_or(first, |(_, last)| last);
+        let last = lines.next_back().map_or(first, |(_, last)| last);
         Some((attempt.to_owned(), first, last))
     };
     traces.filter_map(read).collect()
