@@ -207,8 +207,8 @@ async fn an_agent_that_was_declared_lost_registers_anew_and_stops_what_the_log_d
         book.welcome_index = 30;
         let node = book.nodes.get_mut("n1").expect("known");
         node.desired = pb::DesiredState { index: 30, workers: Vec::new() };
-        let reason = "fenced: n1 was declared lost under r1: register anew".to_owned();
-        node.refuse = Some(pb::Refused { reason, r#final: true });
+        let reason = "its lease ran out".to_owned();
+        node.refuse = Some(pb::Refused { reason, r#final: false, register_anew: true });
     });
     eventually("released", || has(&fake, "n1", released(A1))).await;
     let hellos = fake.node("n1").hellos;
@@ -280,7 +280,8 @@ async fn an_agent_that_the_cluster_does_not_want_ends_and_says_why() {
     let (fake, tmp) = (Fake::start().await, tempfile::tempdir().expect("a folder"));
     fake.change(|book| {
         let reason = "another agent is registered as n1".to_owned();
-        book.nodes.entry("n1".to_owned()).or_default().refuse = Some(pb::Refused { reason, r#final: true });
+        let refused = pb::Refused { reason, r#final: true, register_anew: false };
+        book.nodes.entry("n1".to_owned()).or_default().refuse = Some(refused);
     });
     let mut agent = start("n1", tmp.path(), &[&fake]).await;
     let err = agent.wait().await.expect_err("it ends");

@@ -193,7 +193,7 @@ impl AgentLoop {
             return;
         }
         let reason = &refused.reason;
-        if reason.contains("declared lost") {
+        if refused.register_anew {
             self.register_anew(reason);
         } else if refused.r#final {
             self.end = Some(Err(AgentError::Refused(reason.clone())));

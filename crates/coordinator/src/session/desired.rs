@@ -2,7 +2,7 @@
 //! coordinator.
 
 use outlast_control::state::{
-    Assignment, AssignmentPhase, Attempt, AttemptPhase, Bundle, Checkpoint, ClusterState, Job, JobState,
+    AdoptedWorker, Assignment, AssignmentPhase, Attempt, AttemptPhase, Bundle, Checkpoint, ClusterState, Job, JobState,
     Node, NodeCondition,
 };
 use outlast_proto::node::v1 as pb;
@@ -22,6 +22,28 @@ pub(super) fn desired_workers(state: &ClusterState, node: &NodeId) -> Vec<pb::De
         .held_on(node)
         .map(|(job, _, attempt, assignment)| desired_worker(state, node, job, attempt, assignment))
         .collect()
+}
+
+/// Stops for workers that outlived their record: an agent that was away for long comes back with attempts that the log
+/// has let go of, and absence would never stop them. Only for a state that has the registration which named them: there
+/// every worker that the log still wants is held.
+pub(super) fn orphans(
+    state: &ClusterState,
+    node: &NodeId,
+    adopted: &[AdoptedWorker],
+) -> Vec<pb::DesiredWorker> {
+    let is_held = |worker: &AdoptedWorker| {
+        state
+            .held_on(node)
+            .any(|(_, _, attempt, held)| (attempt.id, held.rank) == (worker.attempt, worker.rank))
+    };
+    let stopped = |worker: &AdoptedWorker| pb::DesiredWorker {
+        attempt: worker.attempt.to_string(),
+        rank: worker.rank,
+        stop: true,
+        ..pb::DesiredWorker::default()
+    };
+    adopted.iter().filter(|worker| !is_held(worker)).map(stopped).collect()
 }
 
 fn desired_worker(

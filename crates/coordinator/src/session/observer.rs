@@ -40,8 +40,15 @@ pub(super) async fn run(
     while let Some(Batch { first, observations }) = batches.recv().await {
         let command = Command::Observe { node: node.clone(), registration, first, observations };
         let envelope = envelope(Actor::Agent(node.clone()), source.clone(), None, command);
-        let outcome = match member.decide(envelope, Deadline::after(DEADLINE)).await {
-            Ok(decided) => read_response(&node, decided.response),
+        let deadline = Deadline::after(DEADLINE);
+        let outcome = match member.decide(envelope, deadline).await {
+            Ok(decided) => match read_response(&node, decided.response) {
+                // Why it is over is told from the own state, which has to know it first.
+                Some(Outcome::Stale(_)) if member.wait_applied(decided.index, deadline).await.is_err() => {
+                    None
+                }
+                outcome => outcome,
+            },
             Err(failure) => {
                 tracing::debug!(%node, first, %failure, "observations were not applied; the agent sends them again");
                 None

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  Hello ──► RegisterNode applied ──► Welcome, desired state ──► loop ──► closed (either side, or shutdown)
-//!    │            └ refused ─► Refused{final}                      └ registration replaced or lost ─► Refused{final}
+//!    │            └ refused ─► Refused                             └ registration replaced ─► Refused{final}
+//!    │                                                              └ registration lost ─► Refused{register_anew}
 //!    └ another cluster ─► Refused{final}
 //! ```
 //! The session grants nothing itself: a grant comes from the leader or not at all, so that an agent whose coordinator is
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use outlast_consensus::AppliedEntry;
 use outlast_control::state::{
-    ClusterState, Command, Event, NodeCondition, Observation, Refusal, Registration, Response,
+    AdoptedWorker, ClusterState, Command, Event, NodeCondition, Observation, Refusal, Registration, Response,
 };
 use outlast_proto::node::v1 as pb;
 use outlast_proto::node::v1::agent_message::Message as Up;
@@ -49,8 +50,16 @@ type DownSender = mpsc::Sender<Result<pb::CoordinatorMessage, Status>>;
 /// Why a session ended, where the agent should be told.
 enum End {
     Closed,
-    Refused { reason: String, last: bool },
+    Refused { reason: String, word: LastWord },
     Failed(Failure),
+}
+
+/// What an agent that is refused should do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LastWord {
+    TryAgain,
+    RegisterAnew,
+    GiveUp,
 }
 
 impl From<Failure> for End {
@@ -72,9 +81,10 @@ pub(super) async fn run(
     };
     let last_words = match end {
         End::Closed => return,
-        End::Refused { reason, last } => {
-            let refused = Down::Refused(pb::Refused { reason, r#final: last });
-            Ok(pb::CoordinatorMessage { message: Some(refused) })
+        End::Refused { reason, word } => {
+            let (last, register_anew) = (word == LastWord::GiveUp, word == LastWord::RegisterAnew);
+            let refused = pb::Refused { reason, r#final: last, register_anew };
+            Ok(pb::CoordinatorMessage { message: Some(Down::Refused(refused)) })
         }
         End::Failed(failure) => Err(failure.into()),
     };
@@ -94,6 +104,8 @@ struct Session {
     sent_jobs: BTreeSet<JobId>,
     /// Jobs that the agent said it has shards of.
     held_jobs: BTreeSet<JobId>,
+    /// What already ran when the registration was made.
+    adopted: Vec<AdoptedWorker>,
 }
 
 /// From Hello to Welcome.
@@ -110,7 +122,7 @@ async fn welcome(
              other coordinators",
             hello.cluster_id, member.cluster_id
         );
-        return Err(End::Refused { reason, last: true });
+        return Err(End::Refused { reason, word: LastWord::GiveUp });
     }
     let registration: Registration = hello
         .registration
@@ -118,6 +130,7 @@ async fn welcome(
         .try_into()
         .map_err(super::service::rejected)?;
     let (node, id) = (registration.node.clone(), registration.registration);
+    let adopted = registration.adopted.clone();
     let deadline = Deadline::after(WELCOME_DEADLINE);
     let index = register(member, registration, source, deadline).await?;
     member.wait_applied(index.max(hello.desired_index), deadline).await?;
@@ -132,6 +145,7 @@ async fn welcome(
         sent_index: None,
         sent_jobs: BTreeSet::new(),
         held_jobs: BTreeSet::new(),
+        adopted,
     };
     session.greet(index, &hello.held).await?;
     Ok((session, events))
@@ -139,6 +153,16 @@ async fn welcome(
 
 fn rejected(field: &str, reason: &str) -> Failure {
     Failure::Rejected { reason: format!("field `{field}`: {reason}"), hint: String::new() }
+}
+
+/// What should run is in the state, but what became of checkpoints meanwhile is told by events only: with the next
+/// session's Hello the agent asks about all that it has.
+fn missed_events() -> Failure {
+    Failure::Unavailable {
+        reason: "this session missed entries of the log".to_owned(),
+        hint: "open another session".to_owned(),
+        retry_after_ms: 100,
+    }
 }
 
 async fn read_hello(up: &mut Streaming<pb::AgentMessage>) -> Result<pb::Hello, End> {
@@ -156,17 +180,43 @@ async fn register(
     source: Option<String>,
     deadline: Deadline,
 ) -> Result<u64, End> {
-    let actor = Actor::Agent(registration.node.clone());
+    let (node, id) = (registration.node.clone(), registration.registration);
+    let actor = Actor::Agent(node.clone());
     let command = Command::RegisterNode(Box::new(registration));
     let decided = member.decide(envelope(actor, source, None, command), deadline).await?;
     match decided.response {
         Response::Registered { index } => Ok(index),
         // A bound may be reached now and not later; everything else stays as it is.
+        Response::Refused(refusal @ Refusal::Exhausted { .. }) => {
+            Err(End::Refused { reason: refusal.to_string(), word: LastWord::TryAgain })
+        }
         Response::Refused(refusal) => {
-            let last = !matches!(refusal, Refusal::Exhausted { .. });
-            Err(End::Refused { reason: refusal.to_string(), last })
+            // Why is in the state that refused it.
+            member.wait_applied(decided.index, deadline).await?;
+            let lost = member.state(|state| standing(state, &node, id)) == Standing::Lost;
+            let word = if lost { LastWord::RegisterAnew } else { LastWord::GiveUp };
+            Err(End::Refused { reason: refusal.to_string(), word })
         }
         other => Err(Failure::Fatal { reason: format!("a registration was answered with {other:?}") }.into()),
+    }
+}
+
+/// What a registration counts for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Current,
+    /// Its node was declared Lost, and may come back under a new one.
+    Lost,
+    ReplacedBy(RegistrationId),
+    Unknown,
+}
+
+fn standing(state: &ClusterState, node: &NodeId, registration: RegistrationId) -> Standing {
+    match state.nodes.get(node) {
+        None => Standing::Unknown,
+        Some(node) if node.registration != registration => Standing::ReplacedBy(node.registration),
+        Some(node) if node.condition == NodeCondition::Lost => Standing::Lost,
+        Some(_) => Standing::Current,
     }
 }
 
@@ -292,7 +342,10 @@ impl Session {
     async fn handle_observed(&self, outcome: observer::Outcome) -> Result<(), End> {
         match outcome {
             observer::Outcome::Applied(number) => self.send(Down::Observed(pb::Observed { number })).await,
-            observer::Outcome::Stale(reason) => Err(End::Refused { reason, last: true }),
+            observer::Outcome::Stale(reason) => {
+                self.check_registration()?;
+                Err(End::Refused { reason, word: LastWord::GiveUp })
+            }
         }
     }
 
@@ -302,13 +355,15 @@ impl Session {
     ) -> Result<(), End> {
         match entry {
             Ok(entry) => {
-                if entry.replaced || self.is_concerned(&entry.events) {
+                if entry.replaced {
+                    return Err(missed_events().into());
+                }
+                if self.is_concerned(&entry.events) {
                     self.send_changes().await?;
                 }
                 self.send_checkpoints(&entry.events).await
             }
-            // What was missed is in the state; of checkpoints, a new session asks again.
-            Err(broadcast::error::RecvError::Lagged(_)) => self.send_changes().await,
+            Err(broadcast::error::RecvError::Lagged(_)) => Err(missed_events().into()),
             Err(broadcast::error::RecvError::Closed) => Err(stopping().into()),
         }
     }
@@ -347,7 +402,9 @@ impl Session {
         self.member.state(|state| {
             let changed_at = state.nodes.get(&self.node).map_or(0, |node| node.assignments_changed_at);
             let jobs = state.held_on(&self.node).map(|(job, ..)| job.id).collect();
-            (state.applied, desired::desired_workers(state, &self.node), changed_at, jobs)
+            let mut workers = desired::desired_workers(state, &self.node);
+            workers.extend(desired::orphans(state, &self.node, &self.adopted));
+            (state.applied, workers, changed_at, jobs)
         })
     }
 
@@ -358,18 +415,19 @@ impl Session {
     }
 
     fn check_registration(&self) -> Result<(), End> {
-        let known = self.member.state(|state| {
-            state.nodes.get(&self.node).map(|node| (node.registration, node.condition == NodeCondition::Lost))
-        });
-        let reason = match known {
-            Some((registration, false)) if registration == self.registration => return Ok(()),
-            Some((registration, true)) if registration == self.registration => {
-                format!("node {} was declared lost under {registration}: register anew", self.node)
+        let (node, registration) = (&self.node, self.registration);
+        let (reason, word) = match self.member.state(|state| standing(state, node, registration)) {
+            Standing::Current => return Ok(()),
+            Standing::Lost => {
+                let reason = format!("node {node} was declared lost under {registration}: register anew");
+                (reason, LastWord::RegisterAnew)
             }
-            Some((registration, _)) => format!("{} was replaced by {registration}", self.registration),
-            None => format!("node {} is not known any more", self.node),
+            Standing::ReplacedBy(newer) => {
+                (format!("{registration} was replaced by {newer}"), LastWord::GiveUp)
+            }
+            Standing::Unknown => (format!("node {node} is not known any more"), LastWord::GiveUp),
         };
-        Err(End::Refused { reason, last: true })
+        Err(End::Refused { reason, word })
     }
 
     async fn send_checkpoints(&self, events: &[Event]) -> Result<(), End> {

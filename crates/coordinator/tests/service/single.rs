@@ -103,9 +103,21 @@ async fn a_replaced_registration_is_refused_for_good() {
     assert!(first.refusal().await.r#final);
     let mut late = FakeAgent::connect(&address, registration("n1", 1)).await;
     let refused = late.refusal().await;
-    assert!(refused.r#final, "{refused:?}");
+    assert!(refused.r#final && !refused.register_anew, "{refused:?}");
     let mut stranger = FakeAgent::connect(&address, registration("n2", 1)).await;
     stranger.grant().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_agent_adopted_and_no_record_holds_is_stopped() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let running = start(CoordinatorConfig { init: true, ..config(folder.path()) }).await;
+    let adopted = pb::WorkerRef { attempt: "j99/0@1.1".to_owned(), rank: 2 };
+    let returning = pb::Registration { adopted: vec![adopted], ..registration("n1", 1) };
+    let mut agent = FakeAgent::connect(&running.address.to_string(), returning).await;
+    let (_, worker) = agent.worker(|worker| worker.stop).await;
+    assert_eq!((worker.attempt.as_str(), worker.rank, worker.stop_grace_ms), ("j99/0@1.1", 2, 0));
+    assert!(!worker.may_start);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,7 +138,10 @@ async fn a_silent_node_is_lost_and_its_attempt_stopped() {
     let node =
         client.get_node(control::GetNodeRequest { node: "n1".into() }).await.expect("known").into_inner();
     assert_eq!(node.condition, "lost");
-    assert!(agent.refusal().await.r#final, "its registration never comes back");
+    let refused = agent.refusal().await;
+    assert!(refused.register_anew && !refused.r#final, "the node may come back: {refused:?}");
+    let mut late = FakeAgent::connect(&address, registration("n1", 1)).await;
+    assert!(late.refusal().await.register_anew, "its registration never comes back");
     let explained =
         client.explain_job(control::ExplainJobRequest { job: "lonely".into() }).await.expect("explained");
     let explained = explained.into_inner();
