@@ -15,7 +15,7 @@ const ENTRIES_MAX: usize = 20_000;
 #[derive(Default)]
 struct Ring {
     entries: VecDeque<Arc<AppliedEntry>>,
-    /// Events before this index are not known here.
+    /// Events before this index are not known here; 0: all that ever were are.
     known_from: u64,
 }
 
@@ -36,8 +36,16 @@ pub(crate) struct Page {
 impl EventRing {
     /// Knows everything after `applied`.
     pub(crate) fn new(applied: u64) -> Self {
-        let ring = Ring { entries: VecDeque::new(), known_from: applied + 1 };
+        let known_from = if applied == 0 { 0 } else { applied + 1 };
+        let ring = Ring { entries: VecDeque::new(), known_from };
         Self { ring: RwLock::new(ring), newest: watch::Sender::new(applied) }
+    }
+
+    /// Of a cluster that was made a moment ago: what was told before anybody could listen is the first entry.
+    pub(crate) fn of_new_cluster(made: AppliedEntry) -> Self {
+        let ring = Self { ring: RwLock::default(), newest: watch::Sender::new(made.index) };
+        ring.push(Arc::new(made));
+        ring
     }
 
     pub(crate) fn newest(&self) -> watch::Receiver<u64> {
@@ -113,6 +121,19 @@ mod tests {
             at: WallTime(0),
             replaced: false,
         })
+    }
+
+    #[test]
+    fn a_watcher_of_a_new_cluster_has_missed_nothing() {
+        let ring = EventRing::of_new_cluster(AppliedEntry::clone(&entry(2)));
+        ring.push(entry(3));
+        let page = ring.page(1, 10);
+        assert_eq!((page.entries.len(), page.lost_before), (2, 0));
+        let joined = EventRing::new(0);
+        joined.push(entry(2));
+        assert_eq!(joined.page(1, 10).lost_before, 0, "a new member gets every entry");
+        joined.forget_before(8);
+        assert_eq!(joined.page(1, 10).lost_before, 8, "a snapshot took the place of entries");
     }
 
     #[test]

@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use outlast_consensus::{Consensus, ConsensusConfig, OpenError};
+use outlast_consensus::{AppliedEntry, Consensus, ConsensusConfig, OpenError};
+use outlast_control::state::{ClusterState, Event};
 use outlast_proto::status::Failure;
 use outlast_types::{ClusterId, CoordinatorId, Profile, Timers};
 use parking_lot::Mutex;
@@ -43,7 +44,10 @@ impl Founder {
     pub(crate) async fn open(&self, metrics: Arc<Metrics>) -> Result<Option<Seated>, OpenError> {
         let profile = read_profile(&self.data_dir).unwrap_or(self.profile);
         let opened = Consensus::open(self.consensus_config(profile)).await?;
-        Ok(opened.map(|consensus| self.seat(consensus, profile, metrics)))
+        Ok(opened.map(|consensus| {
+            let ring = EventRing::new(consensus.read(|state| state.applied));
+            self.seat(consensus, ring, profile, metrics)
+        }))
     }
 
     /// A new cluster with this coordinator as its only member.
@@ -54,7 +58,8 @@ impl Founder {
         let consensus = Consensus::found(self.consensus_config(profile), cluster_id, profile).await;
         let consensus = consensus.map_err(|error| fatal(&error))?;
         tracing::info!(cluster = %consensus.cluster_id(), %profile, "made a new cluster");
-        Ok(self.seat(consensus, profile, metrics))
+        let ring = EventRing::of_new_cluster(consensus.read(first_entry));
+        Ok(self.seat(consensus, ring, profile, metrics))
     }
 
     /// An empty member under an id that the cluster gave it.
@@ -67,19 +72,24 @@ impl Founder {
     ) -> Result<Seated, Failure> {
         write_profile(&self.data_dir, profile).map_err(|error| fatal(&error))?;
         let consensus = Consensus::join(self.consensus_config(profile), cluster_id, id).await;
-        Ok(self.seat(consensus.map_err(|error| fatal(&error))?, profile, metrics))
+        Ok(self.seat(consensus.map_err(|error| fatal(&error))?, EventRing::new(0), profile, metrics))
     }
 
     fn consensus_config(&self, profile: Profile) -> ConsensusConfig {
         ConsensusConfig::new(&self.data_dir, &self.address, Timers::of(profile))
     }
 
-    fn seat(&self, consensus: Consensus, profile: Profile, metrics: Arc<Metrics>) -> Seated {
+    fn seat(
+        &self,
+        consensus: Consensus,
+        ring: EventRing,
+        profile: Profile,
+        metrics: Arc<Metrics>,
+    ) -> Seated {
         let (reads, read_inbox) = ReadGate::new();
         let (heartbeats, heartbeat_inbox) = HeartbeatRelay::new();
         let events = consensus.events();
         let raft = RaftRoutes(Routes::new(consensus.raft_service()).into_axum_router());
-        let ring = EventRing::new(consensus.read(|state| state.applied));
         let member = Arc::new(Member {
             id: consensus.id(),
             cluster_id: consensus.cluster_id().clone(),
@@ -105,6 +115,17 @@ impl Founder {
             tracing::warn!("{warning}");
         }
         Seated { member, raft }
+    }
+}
+
+/// What the entry that made the cluster told.
+fn first_entry(state: &ClusterState) -> AppliedEntry {
+    let added = state.coordinators.keys().map(|id| Event::CoordinatorAdded { coordinator: *id });
+    AppliedEntry {
+        index: state.applied,
+        events: std::iter::once(Event::ClusterInitialized).chain(added).collect(),
+        at: state.coordinators.values().map(|record| record.added_at).min().unwrap_or_default(),
+        replaced: false,
     }
 }
 
