@@ -243,12 +243,23 @@ fn cpus(millis: u64) -> String {
 }
 
 fn describe(wanted: &Resources) -> String {
-    let mut parts = vec![format!("{} cpus", cpus(wanted.cpu_millis)), format!("{} memory", wanted.memory)];
-    if wanted.gpus > 0 {
-        parts.push(format!("{} GPUs", wanted.gpus));
+    let mut parts = Vec::new();
+    match wanted.cpu_millis {
+        0 => {}
+        1_000 => parts.push("1 cpu".to_owned()),
+        millis => parts.push(format!("{} cpus", cpus(millis))),
     }
-    parts.extend(wanted.custom.iter().map(|(name, count)| format!("{count} {name}")));
-    parts.join(", ")
+    if wanted.memory.0 > 0 {
+        parts.push(format!("{} memory", wanted.memory));
+    }
+    match wanted.gpus {
+        0 => {}
+        1 => parts.push("1 GPU".to_owned()),
+        gpus => parts.push(format!("{gpus} GPUs")),
+    }
+    let custom = wanted.custom.iter().filter(|(_, count)| **count > 0);
+    parts.extend(custom.map(|(name, count)| format!("{count} {name}")));
+    if parts.is_empty() { "nothing".to_owned() } else { parts.join(", ") }
 }
 
 /// Wants that are alike fail alike, as free room only shrinks while a pass plans. Not for ranks that stay somewhere.
@@ -292,5 +303,20 @@ impl<'w> Spread<'w> {
 
     fn count(&mut self, slot: &Slot<'_>) {
         *self.counts.entry(self.value(slot).to_owned()).or_default() += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use outlast_types::ByteSize;
+
+    use super::*;
+
+    #[test]
+    fn what_a_worker_needs_is_said_without_what_it_does_not_need() {
+        let one = Resources { cpu_millis: 1_000, gpus: 1, ..Resources::default() };
+        assert_eq!(describe(&one), "1 cpu, 1 GPU");
+        let more = Resources { cpu_millis: 1_500, memory: ByteSize(1 << 30), gpus: 2, ..Resources::default() };
+        assert_eq!(describe(&more), "1.5 cpus, 1GiB memory, 2 GPUs");
     }
 }

@@ -76,19 +76,20 @@ fn tell_group(story: &mut Story, job: &Job, group: &Group) {
             format!("{} earlier attempts of {} left the history ({causes})", group.totals.attempts, group.id);
         story.tell(Some(job.submitted_at), "", text);
     }
-    for attempt in &group.attempts {
-        tell_attempt(story, job, attempt);
+    let before = std::iter::once(None).chain(group.attempts.iter().map(Some));
+    for (attempt, previous) in group.attempts.iter().zip(before) {
+        tell_attempt(story, job, attempt, previous);
     }
 }
 
-fn tell_attempt(story: &mut Story, job: &Job, attempt: &Attempt) {
+fn tell_attempt(story: &mut Story, job: &Job, attempt: &Attempt, previous: Option<&Attempt>) {
     let id = attempt.id.to_string();
     let nodes = attempt.assignments.iter().map(|a| format!("rank {} on {}", a.rank, a.node));
     let nodes = nodes.collect::<Vec<_>>().join(", ");
     let text = format!(
         "attempt {} {}: {nodes}; {}",
         attempt.id.number,
-        rung_text(attempt.rung),
+        rung_text(attempt, previous),
         restore_text(job, attempt)
     );
     story.tell(Some(attempt.created_at), &id, text);
@@ -120,12 +121,26 @@ fn tell_attempt(story: &mut Story, job: &Job, attempt: &Attempt) {
     }
 }
 
-fn rung_text(rung: Rung) -> &'static str {
-    match rung {
-        Rung::First => "was placed",
-        Rung::InPlace => "restarts where the last one was",
-        Rung::RankMoved => "moves the failed rank to another node, the others stay",
-        Rung::Replaced => "places all ranks anew",
+/// What the rung came to: where there is no other node with room, a rank that should move goes back to where it was.
+fn rung_text(attempt: &Attempt, previous: Option<&Attempt>) -> String {
+    if attempt.rung == Rung::First {
+        return "was placed".to_owned();
+    }
+    let before = |seat: &Assignment| previous.and_then(|previous| previous.assignment(seat.rank));
+    let moved = |seat: &&Assignment| before(seat).is_none_or(|before| before.node != seat.node);
+    let ranks: Vec<u32> = attempt.assignments.iter().filter(moved).map(|seat| seat.rank).collect();
+    match (attempt.rung, ranks.as_slice()) {
+        (Rung::InPlace, _) => "restarts where the last one was".to_owned(),
+        (_, []) => "restarts where the last one was: no other place was better".to_owned(),
+        (Rung::RankMoved, [rank]) if attempt.assignments.len() == 1 => {
+            format!("moves rank {rank} to another node")
+        }
+        (Rung::RankMoved, [rank]) => format!("moves rank {rank} to another node, the others stay"),
+        (Rung::RankMoved, ranks) => {
+            let ranks = ranks.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+            format!("moves ranks {ranks} to other nodes, the others stay")
+        }
+        _ => "places all ranks anew".to_owned(),
     }
 }
 
@@ -198,4 +213,59 @@ fn group_now(group: &Group, notes: &LeaderNotes) -> Option<String> {
             None => format!("group {name} waits to be placed"),
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use outlast_control::state::{AssignmentPhase, RestoreDecision};
+    use outlast_types::{AttemptId, NodeId, RegistrationId, Resources};
+
+    use super::*;
+
+    fn attempt(number: u64, rung: Rung, nodes: &[&str]) -> Attempt {
+        let id: AttemptId = format!("j1/0@1.{number}").parse().expect("valid");
+        let seat = |(rank, node): (usize, &&str)| Assignment {
+            rank: rank as u32,
+            node: NodeId::new(*node).expect("valid"),
+            registration: RegistrationId(1),
+            resources: Resources::default(),
+            gpus: Vec::new(),
+            phase: AssignmentPhase::Assigned,
+            started_at: None,
+            exit: None,
+            restored: false,
+        };
+        let assignments = nodes.iter().enumerate().map(seat).collect();
+        Attempt {
+            id,
+            phase: AttemptPhase::Ended,
+            rung,
+            assignments,
+            rendezvous: None,
+            restore: RestoreDecision::default(),
+            created_at: WallTime(1),
+            running_at: None,
+            stopping_at: None,
+            ended_at: None,
+            cause: None,
+            later_causes: Vec::new(),
+            outcome: None,
+            graceful_stop: false,
+            checkpoint_requested: false,
+            checkpoint_requested_from: None,
+        }
+    }
+
+    #[test]
+    fn a_rung_is_told_by_what_came_of_it() {
+        let first = attempt(1, Rung::First, &["n1", "n2"]);
+        let told = |rung, nodes: &[&str]| rung_text(&attempt(2, rung, nodes), Some(&first));
+        assert_eq!(
+            told(Rung::RankMoved, &["n1", "n2"]),
+            "restarts where the last one was: no other place was better"
+        );
+        assert_eq!(told(Rung::RankMoved, &["n3", "n2"]), "moves rank 0 to another node, the others stay");
+        assert_eq!(told(Rung::Replaced, &["n3", "n4"]), "places all ranks anew");
+        assert_eq!(told(Rung::InPlace, &["n1", "n2"]), "restarts where the last one was");
+    }
 }
