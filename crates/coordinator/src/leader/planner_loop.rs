@@ -58,11 +58,22 @@ pub(super) async fn run(
         }
         let next_check = planner.pass().await;
         tokio::time::sleep(PAUSE_MIN).await;
-        tokio::select! {
-            _ = applied.changed() => {}
-            Some(soft) = inbox.recv() => planner.take_soft_state(soft),
-            () = planner.board.conditions_changed.notified() => {}
-            () = tokio::time::sleep(next_check) => {}
+        let check = tokio::time::sleep(next_check);
+        tokio::pin!(check);
+        loop {
+            tokio::select! {
+                _ = applied.changed() => break,
+                Some(soft) = inbox.recv() => {
+                    // A step changes no plan (a hang has its time): else each heartbeat would cost a look at every job.
+                    let has_receipts = !soft.receipts.is_empty();
+                    planner.take_soft_state(soft);
+                    if has_receipts {
+                        break;
+                    }
+                }
+                () = planner.board.conditions_changed.notified() => break,
+                () = &mut check => break,
+            }
         }
     }
 }

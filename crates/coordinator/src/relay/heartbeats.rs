@@ -69,11 +69,10 @@ pub(crate) async fn serve_heartbeats(member: Weak<Member>, HeartbeatInbox(mut in
         if member.office().is_none() {
             tokio::time::sleep(COLLECT).await;
         }
+        // While all are under way the next batch grows: many small ones must not crowd out heartbeats, and a leader that
+        // does not answer gives each slot back at its deadline.
+        let Ok(permit) = under_way.clone().acquire_owned().await else { return };
         let batch = collect(first, &mut inbox);
-        let Ok(permit) = under_way.clone().try_acquire_owned() else {
-            tracing::debug!(dropped = batch.len(), "heartbeats are dropped: the leader does not answer");
-            continue;
-        };
         let peers = peers.clone();
         tokio::spawn(async move {
             if let Err(failure) = confirm(&member, &peers, batch).await {
