@@ -86,9 +86,10 @@ impl ConsensusConfig {
             election_timeout_max: self.timers.election_max_ms,
             install_snapshot_timeout: 10_000,
             max_payload_entries: 256,
-            snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(self.limits.snapshot_entries),
+            // The ticker asks for them: it knows whether there is room, and one that fails ends the process.
+            snapshot_policy: openraft::SnapshotPolicy::Never,
             max_in_snapshot_log_to_keep: self.limits.entries_kept,
-            // Above the snapshot policy: a learner that needs a snapshot must not count as up to date, and one that
+            // Above what the ticker lets gather: a learner that needs a snapshot must not count as up to date, and one that
             // just got it must not be sent another.
             replication_lag_threshold: self.limits.snapshot_entries + self.limits.entries_kept,
             enable_heartbeat: true,

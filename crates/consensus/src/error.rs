@@ -21,6 +21,11 @@ pub enum OpenError {
         "the folder {path} already holds {coordinator} of cluster {cluster_id}: start it, or use an empty folder"
     )]
     AlreadyMember { path: PathBuf, cluster_id: ClusterId, coordinator: CoordinatorId },
+    #[error(
+        "the folder {path} held {coordinator} of cluster {cluster_id} until its log was damaged (it lies in {lies_in}): a new \
+         cluster here would begin empty, beside the old one; join the old one, or take another folder"
+    )]
+    WasMember { path: PathBuf, cluster_id: ClusterId, coordinator: CoordinatorId, lies_in: PathBuf },
     /// The binary exits with 78.
     #[error(
         "the log of {coordinator} cannot be trusted any more and was moved to {moved_to}: remove {coordinator} from the cluster \

@@ -88,6 +88,27 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     path.parent().map_or(Ok(()), sync_dir)
 }
 
+/// A coordinator whose folder was found damaged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FormerMember {
+    pub cluster_id: ClusterId,
+    pub coordinator: CoordinatorId,
+    /// Where its data was moved to.
+    pub lies_in: PathBuf,
+}
+
+/// Who was moved into quarantine in this folder last.
+pub fn former_member(root: &Path) -> Option<FormerMember> {
+    let entries = std::fs::read_dir(root.join("quarantine")).ok()?;
+    let mut places: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    places.sort();
+    places.into_iter().rev().find_map(|lies_in| {
+        let text = std::fs::read(lies_in.join("identity")).ok()?;
+        let Identity { cluster_id, coordinator, .. } = serde_json::from_slice(&text).ok()?;
+        Some(FormerMember { cluster_id, coordinator, lies_in })
+    })
+}
+
 /// Room on the file system of a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct DiskRoom {
@@ -209,6 +230,11 @@ impl Folder {
         };
         moved().map_err(|source| self.io(source))?;
         Ok(target)
+    }
+
+    /// The newest coordinator that was moved into quarantine here. What only a creation left behind has no identity.
+    pub(crate) fn former_member(&self) -> Option<FormerMember> {
+        former_member(&self.root)
     }
 
     /// Whether something of a coordinator is here although no identity is: a creation that did not finish.

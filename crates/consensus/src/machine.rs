@@ -62,6 +62,10 @@ fn snapshot_error(source: impl std::error::Error + 'static) -> StorageError {
     StorageIOError::write_snapshot(None, AnyError::new(&source)).into()
 }
 
+fn is_full(err: &std::io::Error) -> bool {
+    matches!(err.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+}
+
 impl Machine {
     pub(crate) fn new(snapshots: Snapshots, newest: Option<(SnapshotHead, ClusterState)>) -> Self {
         let applied = match newest {
@@ -129,7 +133,14 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
         let state = std::mem::take(&mut self.state);
         let write = move || snapshots.write(&head, &encode_state(&state));
         let written = tokio::task::spawn_blocking(write).await.map_err(snapshot_error)?;
-        written.map_err(snapshot_error)
+        match (written, self.machine.snapshots.current()) {
+            // An error would end the process, and the one that it has serves as well; the ticker asks again.
+            (Err(err), Some(before)) if is_full(&err) => {
+                tracing::error!(%err, "no room for a snapshot: the one before stays, and the log grows");
+                Ok(before)
+            }
+            (written, _) => written.map_err(snapshot_error),
+        }
     }
 }
 

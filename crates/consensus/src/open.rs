@@ -24,7 +24,7 @@ use crate::disk::check::{CheckError, check_log};
 use crate::disk::sled::SledDisk;
 use crate::disk::{Damage, RaftDisk, Recovered, SyncTimes};
 use crate::error::OpenError;
-use crate::folder::{DiskRoom, Folder, Identity, probe_sync};
+use crate::folder::{DiskRoom, Folder, FormerMember, Identity, probe_sync};
 use crate::founding::finish_founding;
 use crate::hwm::HighWater;
 use crate::leadership::{Leadership, QuorumClock, follow};
@@ -67,6 +67,9 @@ impl Consensus {
         let folder = Folder::create(&config.data_dir)?;
         if let Some(Identity { cluster_id, coordinator, .. }) = folder.identity()? {
             return Err(OpenError::AlreadyMember { path: config.data_dir, cluster_id, coordinator });
+        }
+        if let Some(FormerMember { cluster_id, coordinator, lies_in }) = folder.former_member() {
+            return Err(OpenError::WasMember { path: config.data_dir, cluster_id, coordinator, lies_in });
         }
         let mut identity = Identity::new(cluster_id, FOUNDER, config.advertise.clone());
         identity.founder = Some(profile);
@@ -251,7 +254,7 @@ async fn run(
     let reader = disk.reader();
     let room = DiskRoom::of(folder.root()).map_err(disk_error)?;
     let writer = Arc::new(LogWriter::spawn(disk, high, config.fatal.clone()).map_err(disk_error)?);
-    let log = LogStore::new(&recovered, reader, Arc::clone(&writer));
+    let log = LogStore::new(&recovered, reader, Arc::clone(&writer), snapshots.snapshots.covered());
     let machine = Machine::new(snapshots.snapshots, snapshots.newest);
     let network = Network::new(Peers::new(identity.cluster_id.clone(), identity.coordinator.0));
     let settings = config.raft(identity.cluster_id.to_string());

@@ -1,5 +1,5 @@
-//! What happens once a second: room on the disk is looked at, and snapshots are asked for that openraft's own policy
-//! missed (by size; or because a failed attempt did not re-arm it).
+//! What happens once a second: room on the disk is looked at, and a snapshot is asked for when enough was written since
+//! the last one and there is room for it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,8 +17,6 @@ use crate::types::Raft;
 const EVERY: Duration = Duration::from_secs(1);
 /// A snapshot of a large state takes seconds; asking more often would queue them.
 const SNAPSHOT_EVERY_MIN: Duration = Duration::from_secs(10);
-/// openraft's policy comes first; this one is for when it did not act.
-const ENTRIES_SLACK: u64 = 1_000;
 
 pub(crate) struct Ticker {
     pub(crate) root: PathBuf,
@@ -78,7 +76,7 @@ impl Ticker {
             (metrics.last_applied, metrics.snapshot)
         };
         let index = |id: Option<crate::types::LogId>| id.map_or(0, |id| id.index);
-        index(applied).saturating_sub(index(snapshot)) > self.limits.snapshot_entries + ENTRIES_SLACK
+        index(applied).saturating_sub(index(snapshot)) > self.limits.snapshot_entries
     }
 }
 

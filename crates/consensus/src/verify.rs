@@ -6,10 +6,10 @@ use std::path::Path;
 use outlast_types::{ClusterId, CoordinatorId};
 
 use crate::config::DiskChoice;
-use crate::disk::Recovered;
 use crate::disk::check::{CheckError, check_log};
+use crate::disk::{Damage, Recovered};
 use crate::error::OpenError;
-use crate::folder::Folder;
+use crate::folder::{DiskRoom, Folder};
 use crate::hwm::HighWater;
 use crate::open::{disk_error, open_disk};
 use crate::snapshot::SnapshotStore;
@@ -51,4 +51,25 @@ pub fn verify_folder(dir: &Path, deep: bool) -> Result<FolderReport, OpenError> 
         CheckError::Io(source) => disk_error(source),
         CheckError::Damage(damage) => disk_error(io::Error::new(io::ErrorKind::InvalidData, damage)),
     })
+}
+
+/// With less room than this sled cannot open a good log either.
+const ROOM_TO_OPEN: u64 = 16 << 20;
+
+/// Moves a coordinator away whose log ended the process that tried it (sled panics on many kinds of damage, and a
+/// release build aborts then); `how` says how it ended. Returns what whoever started it should be told.
+pub fn quarantine_unopenable(dir: &Path, how: &str) -> OpenError {
+    let moved = || -> Result<OpenError, OpenError> {
+        let none = || disk_error(io::Error::new(io::ErrorKind::NotFound, "the folder holds no coordinator"));
+        let folder = Folder::open(dir)?.ok_or_else(none)?;
+        let identity = folder.identity()?.ok_or_else(none)?;
+        if DiskRoom::of(dir).map_err(disk_error)?.free_bytes < ROOM_TO_OPEN {
+            let full = format!("the disk is full, and opening the log {how}: make room and start again");
+            return Err(disk_error(io::Error::new(io::ErrorKind::StorageFull, full)));
+        }
+        let moved_to = folder.quarantine()?;
+        let damage = Damage::Unopenable { reason: format!("opening it {how}") };
+        Ok(OpenError::Quarantined { coordinator: identity.coordinator, moved_to, damage })
+    };
+    moved().unwrap_or_else(|err| err)
 }

@@ -25,7 +25,7 @@ const TREE: &str = "raft";
 const CACHE_BYTES: u64 = 64 << 20;
 /// sled's background flush; barriers do not depend on it, but its garbage collection runs only there.
 const FLUSH_EVERY_MS: u64 = 500;
-const LOCK_TRIES: usize = 100;
+const LOCK_TRIES: usize = 600;
 const LOCK_RETRY: Duration = Duration::from_millis(50);
 /// Keeps one batch of a purge small beside what clients wait for.
 const PURGE_KEYS_PER_BATCH: usize = 2_000;

@@ -7,16 +7,18 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, Range, RangeBounds};
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, LogState, OptionalSend, RaftLogReader, StorageIOError};
 use parking_lot::RwLock;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::writer::{Done, LogWriter, Write};
 use crate::ballot::Ballot;
 use crate::disk::{DiskOp, DiskReader, LogMark, MetaKey, Record, Recovered, check};
 use crate::hwm::HighMark;
+use crate::snapshot::Covered;
 use crate::types::{Entry, LogId, StorageError, TypeConfig, Vote, entry_of, log_id, mark, record_of};
 
 /// Followers that keep up are served from memory.
@@ -24,11 +26,15 @@ const CACHE_BYTES_MAX: usize = 16 << 20;
 /// One AppendEntries request: far below the message limit, and done within one slow write.
 const REQUEST_BYTES_MAX: usize = 2 << 20;
 
+/// Installing a snapshot takes seconds at most; a disk that needs longer has failed.
+const COVER_WAIT_MAX: Duration = Duration::from_secs(60);
+
 #[derive(Clone)]
 pub(crate) struct LogStore {
     index: Arc<RwLock<Index>>,
     writer: Arc<LogWriter>,
     reader: Arc<dyn DiskReader>,
+    covered: watch::Receiver<Covered>,
 }
 
 /// What is known of the log without asking the disk.
@@ -96,7 +102,12 @@ fn write_error(source: io::Error) -> StorageError {
 }
 
 impl LogStore {
-    pub(crate) fn new(recovered: &Recovered, reader: Arc<dyn DiskReader>, writer: Arc<LogWriter>) -> Self {
+    pub(crate) fn new(
+        recovered: &Recovered,
+        reader: Arc<dyn DiskReader>,
+        writer: Arc<LogWriter>,
+        covered: watch::Receiver<Covered>,
+    ) -> Self {
         let index = Index {
             vote: recovered.vote,
             committed: recovered.committed,
@@ -106,7 +117,7 @@ impl LogStore {
             cache_bytes: 0,
             cached_from: recovered.last.map_or(0, |last| last.index + 1),
         };
-        Self { index: Arc::new(RwLock::new(index)), writer, reader }
+        Self { index: Arc::new(RwLock::new(index)), writer, reader, covered }
     }
 
     /// Hands an operation to the writer and waits until it is durable.
@@ -167,6 +178,24 @@ impl LogStore {
     async fn entries(&self, range: Range<u64>, bytes_max: usize) -> Result<Vec<Entry>, StorageError> {
         let records = self.read(range, bytes_max).await?;
         records.iter().map(|record| entry_of(record).map_err(log_error)).collect()
+    }
+
+    /// openraft purges while the snapshot that makes it right is still being installed beside it. A crash in between
+    /// would leave a log that begins after every snapshot, and a coordinator that can only be thrown away.
+    async fn wait_covered(&self, index: u64) -> Result<(), StorageError> {
+        let is_covered = |covered: &Covered| covered.is_some_and(|next| next > index);
+        if is_covered(&self.covered.borrow()) {
+            return Ok(());
+        }
+        let mut covered = self.covered.clone();
+        let installed = covered.wait_for(|covered| covered.is_none() || is_covered(covered));
+        let installed = tokio::time::timeout(COVER_WAIT_MAX, installed).await;
+        if matches!(&installed, Ok(Ok(covered)) if is_covered(covered)) {
+            return Ok(());
+        }
+        Err(write_error(io::Error::other(format!(
+            "no snapshot covers entry {index}, which should be purged"
+        ))))
     }
 
     /// The mark of the entry before `index`, which is `purged` at the lower end.
@@ -283,6 +312,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     /// Rides with the next barrier: entries that come back after a power loss are below the mark, or are purged again.
     async fn purge(&mut self, upto: LogId) -> Result<(), StorageError> {
         let purged = mark(&upto);
+        self.wait_covered(purged.index).await?;
         let after = {
             let mut index = self.index.write();
             index.purged = Some(purged);

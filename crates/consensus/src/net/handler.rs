@@ -1,6 +1,7 @@
 //! The server's side: hands requests to openraft after checking that they are meant for this coordinator.
 
 use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,26 @@ pub struct RaftHandler {
     own_id: u64,
     snapshots: Snapshots,
     receiving: Semaphore,
+}
+
+/// Removes the file of a snapshot that did not come whole, also where the sender hung up and this call is dropped: a
+/// leader tries again and again, and each try would leave one behind.
+struct Unfinished(Option<PathBuf>);
+
+impl Unfinished {
+    /// From here on the file is openraft's, whatever becomes of the call.
+    fn finish(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(path) = self.0.take() {
+            // What cannot be removed goes at the next start.
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 fn malformed(err: WireError) -> Status {
@@ -66,8 +87,8 @@ impl RaftHandler {
         &self,
         head: &pb::SnapshotHead,
         mut stream: Streaming<pb::InstallSnapshotRequest>,
-    ) -> Result<SnapshotData, Status> {
-        let data = self.snapshots.incoming().map_err(internal)?;
+        data: &SnapshotData,
+    ) -> Result<(), Status> {
         let mut at = 0;
         loop {
             let next = tokio::time::timeout(CHUNK_WAIT_MAX, stream.message()).await;
@@ -87,15 +108,16 @@ impl RaftHandler {
             let written = tokio::task::spawn_blocking(move || file.write_all_at(&chunk, from)).await;
             written.map_err(internal)?.map_err(internal)?;
         }
-        if at == head.size_bytes { Ok(data) } else { Err(Status::data_loss("the snapshot ended early")) }
+        if at == head.size_bytes { Ok(()) } else { Err(Status::data_loss("the snapshot ended early")) }
     }
 
     /// Verifies before openraft hears of it: what openraft installs has to be good.
-    async fn install(&self, vote: Vote, data: SnapshotData) -> Result<Vote, Status> {
+    async fn install(&self, vote: Vote, data: SnapshotData, unfinished: Unfinished) -> Result<Vote, Status> {
         let (snapshots, checked) = (self.snapshots.clone(), data.clone());
         let verified =
             tokio::task::spawn_blocking(move || snapshots.verified(&checked)).await.map_err(internal)?;
         let (head, _) = verified.map_err(|err| Status::data_loss(crate::fatal::chain(&err)))?;
+        unfinished.finish();
         let snapshot = Snapshot { meta: head.meta(), snapshot: Box::new(data) };
         Ok(self.raft.install_full_snapshot(vote, snapshot).await.map_err(stopped)?.vote)
     }
@@ -147,9 +169,11 @@ impl RaftService for RaftHandler {
         }
         let busy = || Status::unavailable("another snapshot is being received");
         let _permit = self.receiving.try_acquire().map_err(|_| busy())?;
-        let data = self.receive(&head, stream).await?;
+        let data = self.snapshots.incoming().map_err(internal)?;
         let path = data.path.clone();
-        let installed = self.install(vote, data).await;
+        let unfinished = Unfinished(Some(path.clone()));
+        self.receive(&head, stream, &data).await?;
+        let installed = self.install(vote, data, unfinished).await;
         // Installed, it has another name; refused, nobody needs it.
         let _ = std::fs::remove_file(path);
         installed.map(answer)

@@ -10,6 +10,7 @@ use openraft::Snapshot;
 use outlast_control::state::{ClusterState, decode_state};
 use outlast_types::ClusterId;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use super::format::{self, SnapshotError, SnapshotHead};
 use crate::disk::{Damage, LogMark};
@@ -65,7 +66,12 @@ pub(crate) struct Snapshots {
     cluster_id: ClusterId,
     current: Arc<Mutex<Option<(SnapshotHead, SnapshotData)>>>,
     incoming: Arc<std::sync::atomic::AtomicU64>,
+    covered: Arc<watch::Sender<Covered>>,
 }
+
+/// How many entries from the log's beginning a durable snapshot covers: only those may leave the log. `None` when
+/// installing a snapshot failed.
+pub(crate) type Covered = Option<u64>;
 
 fn parse_name(name: &str) -> Option<LogMark> {
     let (term, index) = name.strip_prefix("snap-")?.split_once('-')?;
@@ -101,7 +107,9 @@ impl SnapshotStore {
         purged: Option<LogMark>,
     ) -> io::Result<Result<Self, Damage>> {
         std::fs::create_dir_all(&dir)?;
-        let snapshots = Snapshots { dir, cluster_id, current: Arc::default(), incoming: Arc::default() };
+        let covered = Arc::new(watch::Sender::new(Some(0)));
+        let snapshots =
+            Snapshots { dir, cluster_id, current: Arc::default(), incoming: Arc::default(), covered };
         let mut newest = None;
         let mut reasons = Vec::new();
         for (at, path) in listed(&snapshots.dir)? {
@@ -111,6 +119,7 @@ impl SnapshotStore {
             }
             match snapshots.load(&path) {
                 Ok((head, data, state)) => {
+                    snapshots.covers(&head);
                     *snapshots.current.lock() = Some((head.clone(), data));
                     newest = Some((head, state));
                     break;
@@ -173,11 +182,20 @@ impl Snapshots {
     pub(crate) fn write(&self, head: &SnapshotHead, body: &[u8]) -> io::Result<Snapshot<TypeConfig>> {
         let path = self.dir.join(head.file_name());
         let tmp = path.with_extension("tmp");
-        let mut out = BufWriter::with_capacity(BUFFER_BYTES, File::create(&tmp)?);
-        format::write_snapshot(&mut out, head, body)?;
-        out.flush()?;
-        out.get_ref().sync_all()?;
+        // On a full disk what was begun must not take the room that is left.
+        write_synced(&tmp, head, body).inspect_err(|_| drop(std::fs::remove_file(&tmp)))?;
         self.adopt(&tmp, head, SNAPSHOTS_KEPT)
+    }
+
+    /// See [`Covered`].
+    pub(crate) fn covered(&self) -> watch::Receiver<Covered> {
+        self.covered.subscribe()
+    }
+
+    /// To be called when the snapshot is durable.
+    fn covers(&self, head: &SnapshotHead) {
+        let next = head.last_log.map_or(0, |last| last.index + 1);
+        self.covered.send_modify(|covered| *covered = covered.map(|before| before.max(next)));
     }
 
     /// Moves a verified file to its name. The rename is the commit point.
@@ -185,6 +203,7 @@ impl Snapshots {
         let path = self.dir.join(head.file_name());
         std::fs::rename(from, &path)?;
         sync_dir(&self.dir)?;
+        self.covers(head);
         let data = SnapshotData::open(&path)?;
         let mut current = self.current.lock();
         if current.as_ref().is_none_or(|(older, _)| older.last_log <= head.last_log) {
@@ -218,6 +237,11 @@ impl Snapshots {
     /// Verifies a received file, makes it the current snapshot and removes all others: the log does not lead to them
     /// any more.
     pub(crate) fn install(&self, data: &SnapshotData) -> Result<(SnapshotHead, ClusterState), SnapshotError> {
+        // Whoever waits to purge what it covers would wait in vain.
+        self.try_install(data).inspect_err(|_| self.covered.send_modify(|covered| *covered = None))
+    }
+
+    fn try_install(&self, data: &SnapshotData) -> Result<(SnapshotHead, ClusterState), SnapshotError> {
         let (head, state) = self.verified(data)?;
         let tmp = self.dir.join(format!("{}.tmp", head.file_name()));
         if data.path.parent() == Some(&self.dir) && data.path.extension().is_some_and(|ext| ext == "tmp") {
@@ -230,6 +254,13 @@ impl Snapshots {
         self.adopt(&tmp, &head, 1)?;
         Ok((head, state))
     }
+}
+
+fn write_synced(path: &Path, head: &SnapshotHead, body: &[u8]) -> io::Result<()> {
+    let mut out = BufWriter::with_capacity(BUFFER_BYTES, File::create(path)?);
+    format::write_snapshot(&mut out, head, body)?;
+    out.flush()?;
+    out.get_ref().sync_all()
 }
 
 #[cfg(test)]

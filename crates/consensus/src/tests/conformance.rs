@@ -5,6 +5,7 @@ use std::sync::Arc;
 use openraft::testing::{StoreBuilder, Suite};
 use outlast_types::ClusterId;
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 use crate::disk::RaftDisk;
 use crate::disk::check::check_log;
@@ -14,12 +15,17 @@ use crate::fatal::FatalHook;
 use crate::hwm::HighWater;
 use crate::log::{LogStore, LogWriter};
 use crate::machine::Machine;
-use crate::snapshot::SnapshotStore;
+use crate::snapshot::{Covered, SnapshotStore};
 use crate::types::{StorageError, TypeConfig};
 
 enum Builder {
     Sled,
     Sim,
+}
+
+/// As if there were a snapshot of everything.
+pub(super) fn all_covered() -> watch::Receiver<Covered> {
+    watch::Sender::new(Some(u64::MAX)).subscribe()
 }
 
 pub(super) fn log_store(disk: Box<dyn RaftDisk>, dir: &TempDir) -> (LogStore, Arc<LogWriter>) {
@@ -29,7 +35,7 @@ pub(super) fn log_store(disk: Box<dyn RaftDisk>, dir: &TempDir) -> (LogStore, Ar
     let writer = Arc::new(
         LogWriter::spawn(disk, high, FatalHook::new(|reason| panic!("{reason}"))).expect("a thread"),
     );
-    (LogStore::new(&recovered, reader, Arc::clone(&writer)), writer)
+    (LogStore::new(&recovered, reader, Arc::clone(&writer), all_covered()), writer)
 }
 
 impl StoreBuilder<TypeConfig, LogStore, Machine, (Arc<LogWriter>, TempDir)> for Builder {

@@ -55,7 +55,10 @@ fn log_store_dying(
     let recovered = check_log(&*reader, true).expect("a good log");
     let high = HighWater::create(&dir.path().join("hwm")).expect("a new file");
     let writer = std::sync::Arc::new(LogWriter::spawn(disk, high, FatalHook::new(|_| {})).expect("a thread"));
-    (LogStore::new(&recovered, reader, std::sync::Arc::clone(&writer)), writer)
+    (
+        LogStore::new(&recovered, reader, std::sync::Arc::clone(&writer), super::conformance::all_covered()),
+        writer,
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,7 +14,7 @@ use crate::error::{OpenError, ProposeError};
 use crate::fatal::{FatalHook, chain};
 use crate::folder::{DiskRoom, FolderError};
 use crate::testing::{TestConfig, barrier, eventually};
-use crate::verify::verify_folder;
+use crate::verify::{quarantine_unopenable, verify_folder};
 
 /// A founded coordinator with some entries, stopped cleanly; returns its address.
 async fn stopped(config: &TestConfig) -> std::net::SocketAddr {
@@ -105,6 +105,26 @@ async fn invariant_10_a_log_that_lost_entries_is_quarantined_and_the_folder_is_e
     let (damage, moved_to) = refused(&config, address).await;
     assert!(matches!(damage, Damage::SilentLoss { .. }), "{damage}");
     assert!(moved_to.join("raft/db").exists() && moved_to.join("identity").exists());
+    assert!(config.reopen(1, address, None).await.expect("empty").is_none());
+    // The founder's command line still says that it shall found: beside the old cluster there must be no new one.
+    let err = Consensus::found(config.node(1, address, None), config.cluster_id.clone(), Profile::Lan).await;
+    let err = err.expect_err("it was a member");
+    assert!(matches!(&err, OpenError::WasMember { lies_in, .. } if *lies_in == moved_to), "{err:?}");
+    let joined = Consensus::join(config.node(7, address, None), config.cluster_id.clone(), CoordinatorId(7));
+    joined.await.expect("under a new id").shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_ends_whoever_opens_it_is_quarantined_too() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let config = TestConfig::new(dir.path());
+    let address = stopped(&config).await;
+    let err = quarantine_unopenable(&config.dir(1), "ended with signal 6");
+    let OpenError::Quarantined { coordinator: CoordinatorId(1), moved_to, .. } = &err else {
+        panic!("{err:?}")
+    };
+    assert!(moved_to.join("raft/db").exists(), "nothing is deleted");
+    assert!(chain(&err).contains("ended with signal 6"), "{}", chain(&err));
     assert!(config.reopen(1, address, None).await.expect("empty").is_none());
 }
 

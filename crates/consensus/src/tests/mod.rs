@@ -8,3 +8,4 @@ mod kill_nine;
 mod membership;
 mod model;
 mod slow_disk;
+mod snapshots;
