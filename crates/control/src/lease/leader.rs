@@ -182,12 +182,24 @@ impl LeaderLeases {
         if gap_ms <= STALL_MS {
             return;
         }
+        self.lengthen(gap_ms);
+        events.push(LeaseEvent::Stalled { gap_ms });
+    }
+
+    /// In place of a tick while no quorum round succeeds: nobody can be renewed, so nobody's time runs. A loss could not
+    /// be committed now either; left to run, the leases would end all at once when the other coordinators are back.
+    pub fn hold(&mut self, now: BootTime) {
+        let gap_ms = now.since(self.ticked_at);
+        self.ticked_at = self.ticked_at.max(now);
+        self.lengthen(gap_ms);
+    }
+
+    fn lengthen(&mut self, gap_ms: Millis) {
         for entry in self.nodes.values_mut().filter(|entry| !entry.refused) {
             entry.expiry = entry.expiry.plus(gap_ms);
             entry.last_heard = entry.last_heard.plus(gap_ms);
         }
         self.grace_until = self.grace_until.plus(gap_ms);
-        events.push(LeaseEvent::Stalled { gap_ms });
     }
 
     fn mark_suspects(&mut self, now: BootTime, events: &mut Vec<LeaseEvent>) {

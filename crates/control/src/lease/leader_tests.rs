@@ -78,6 +78,22 @@ fn l3_a_stall_of_the_leader_itself_expires_nobody() {
 }
 
 #[test]
+fn l3_while_there_is_no_quorum_no_lease_runs() {
+    let mut leases = leases(2);
+    run(&mut leases, 0, 1_000, GOOD);
+    for at in (1_100..=61_000).step_by(100) {
+        leases.hold(BootTime(at));
+    }
+    assert_eq!(leases.condition(&node(0)), Some(LeaseCondition::Ready));
+    leases.confirmed(&[heartbeat(0, 1, 61_500)]);
+    assert_eq!(
+        lost(&run(&mut leases, 61_100, 65_000, GOOD)),
+        [64_400],
+        "the silent one had the rest of its time"
+    );
+}
+
+#[test]
 fn l4_a_lost_registration_is_said_once_and_never_renewed_again() {
     let mut leases = leases(1);
     assert_eq!(lost(&run(&mut leases, 0, 9_000, GOOD)), [4_400]);

@@ -31,7 +31,7 @@ const TICK: Duration = Duration::from_millis(50);
 const ROUND_BATCHES_MAX: usize = 256;
 /// A round that takes longer is given up: its agents have sent again by then.
 const ROUND_DEADLINE: Duration = Duration::from_millis(1_000);
-/// The last successful round may be this old while heartbeats wait, else the leader counts as ill (L5).
+/// Where rounds are asked for, the last successful one may be this old; then the leases stand still.
 const QUORUM_AGE_MAX_MS: u64 = 1_000;
 
 type Round = Pin<Box<dyn Future<Output = bool> + Send>>;
@@ -48,8 +48,10 @@ struct LeaseLoop {
     /// In the round that is under way.
     in_round: Vec<ConfirmRequest>,
     round: Option<Round>,
-    /// When a round last succeeded, or nothing was waiting for one.
+    /// When a round last succeeded, or none was needed.
     quorum_at: BootTime,
+    /// The last round failed.
+    quorum_fails: bool,
     lost: JoinSet<()>,
 }
 
@@ -78,6 +80,7 @@ pub(super) async fn run(
         in_round: Vec::new(),
         round: None,
         quorum_at: now,
+        quorum_fails: false,
         lost: JoinSet::new(),
     };
     lease_loop.serve(inbox).await;
@@ -104,18 +107,18 @@ impl LeaseLoop {
 
     fn receive(&mut self, request: ConfirmRequest) {
         self.pass_soft_state(&request);
-        if self.waiting.is_empty() && self.round.is_none() {
-            self.quorum_at = boot_now();
-        }
         self.waiting.push(request);
         self.begin_round();
     }
 
     /// One round at a time: what arrives meanwhile is the next batch.
     fn begin_round(&mut self) {
-        if self.round.is_some() || self.waiting.is_empty() {
-            return;
+        if self.round.is_none() && !self.waiting.is_empty() {
+            self.ask_quorum();
         }
+    }
+
+    fn ask_quorum(&mut self) {
         self.in_round = std::mem::take(&mut self.waiting);
         let member = self.member.clone();
         self.round = Some(Box::pin(async move { confirm(&member).await }));
@@ -123,6 +126,7 @@ impl LeaseLoop {
 
     fn finish_round(&mut self, is_confirmed: bool) {
         self.round = None;
+        self.quorum_fails = !is_confirmed;
         let batches = std::mem::take(&mut self.in_round);
         if is_confirmed {
             self.quorum_at = boot_now();
@@ -207,13 +211,17 @@ impl LeaseLoop {
 
     fn tick(&mut self) {
         let now = boot_now();
-        if self.round.is_none() && self.waiting.is_empty() {
-            self.quorum_at = now;
-        }
+        self.watch_quorum(now);
         self.follow_state();
         let disk_age_ms = self.member.disk.age_ms();
         let quorum_age_ms = now.since(self.quorum_at);
-        let good = disk_age_ms <= HUNG_AFTER_MS && quorum_age_ms <= QUORUM_AGE_MAX_MS;
+        if quorum_age_ms > QUORUM_AGE_MAX_MS {
+            self.leases.hold(now);
+            return self.board.set_holding(Some(format!(
+                "no quorum of coordinators answers (the last one {quorum_age_ms} ms ago): no lease runs meanwhile"
+            )));
+        }
+        let good = disk_age_ms <= HUNG_AFTER_MS;
         let events = self.leases.tick(now, LeaderHealth { good });
         if good {
             self.board.set_holding(None);
@@ -225,6 +233,19 @@ impl LeaseLoop {
             self.handle(event, now, disk_age_ms, quorum_age_ms);
         }
         self.publish();
+    }
+
+    /// Who is silent may be so because nothing is confirmed: then, and after a failure, the quorum is asked even if no
+    /// heartbeat waits for it.
+    fn watch_quorum(&mut self, now: BootTime) {
+        if self.round.is_some() {
+            return;
+        }
+        if self.quorum_fails || self.leases.suspects().next().is_some() {
+            self.ask_quorum();
+        } else {
+            self.quorum_at = now;
+        }
     }
 
     fn handle(&mut self, event: LeaseEvent, now: BootTime, disk_age_ms: u64, quorum_age_ms: u64) {

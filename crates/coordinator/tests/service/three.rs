@@ -1,5 +1,7 @@
 //! Three coordinators in this process: joining, and what a follower passes on to the leader.
 
+use std::time::Duration;
+
 use crate::support::{FakeAgent, PATIENCE, config, control, http, job_when, registration, start, submit};
 use outlast_coordinator::{CoordinatorConfig, RunningCoordinator};
 use outlast_proto::control::v1 as control;
@@ -61,4 +63,36 @@ async fn a_follower_answers_everything_and_the_cluster_outlives_its_leader() {
     assert!(seen.warnings.iter().any(|warning| warning.contains("does not answer")), "{seen:?}");
     assert_eq!(seen.nodes_lost, 0, "a leader's death costs no lease");
     assert_eq!(http(&address, "GET /readyz").await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_without_a_quorum_declares_nobody_lost_afterwards() {
+    let cluster = cluster().await;
+    let (leaders, followers): (Vec<_>, Vec<_>) =
+        cluster.into_iter().partition(|(_, running)| running.is_leader());
+    let address = leaders[0].1.address.to_string();
+    let mut agent = FakeAgent::connect(&address, registration("n1", 1)).await;
+    agent.grant().await;
+
+    let mut away = Vec::new();
+    for (folder, running) in followers {
+        running.stop();
+        let listen = running.address;
+        running.wait().await;
+        away.push((folder, listen));
+    }
+    // Longer than a lease: the state that is tested needs the time to pass.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    let mut back = Vec::new();
+    for (folder, listen) in away {
+        let running = start(CoordinatorConfig { listen, ..config(folder.path()) }).await;
+        back.push((folder, running));
+    }
+
+    let mut client = control(&address).await;
+    submit(&mut client, "after-the-quorum").await;
+    // Heartbeats go out four times a second: one of after the time without a quorum.
+    while agent.grant().await.ack_seq < 28 {}
+    let seen = status(&address).await;
+    assert_eq!((seen.nodes_lost, seen.nodes_ready), (0, 1), "{seen:?}");
 }
