@@ -79,13 +79,7 @@ impl Founder {
         ConsensusConfig::new(&self.data_dir, &self.address, Timers::of(profile))
     }
 
-    fn seat(
-        &self,
-        consensus: Consensus,
-        ring: EventRing,
-        profile: Profile,
-        metrics: Arc<Metrics>,
-    ) -> Seated {
+    fn seat(&self, consensus: Consensus, ring: EventRing, profile: Profile, metrics: Arc<Metrics>) -> Seated {
         let (reads, read_inbox) = ReadGate::new();
         let (heartbeats, heartbeat_inbox) = HeartbeatRelay::new();
         let events = consensus.events();

@@ -316,7 +316,8 @@ mod tests {
     fn what_a_worker_needs_is_said_without_what_it_does_not_need() {
         let one = Resources { cpu_millis: 1_000, gpus: 1, ..Resources::default() };
         assert_eq!(describe(&one), "1 cpu, 1 GPU");
-        let more = Resources { cpu_millis: 1_500, memory: ByteSize(1 << 30), gpus: 2, ..Resources::default() };
+        let more =
+            Resources { cpu_millis: 1_500, memory: ByteSize(1 << 30), gpus: 2, ..Resources::default() };
         assert_eq!(describe(&more), "1.5 cpus, 1GiB memory, 2 GPUs");
     }
 }

@@ -2,8 +2,8 @@
 //! coordinator.
 
 use outlast_control::state::{
-    AdoptedWorker, Assignment, AssignmentPhase, Attempt, AttemptPhase, Bundle, Checkpoint, ClusterState, Job, JobState,
-    Node, NodeCondition,
+    AdoptedWorker, Assignment, AssignmentPhase, Attempt, AttemptPhase, Bundle, Checkpoint, ClusterState, Job,
+    JobState, Node, NodeCondition,
 };
 use outlast_proto::node::v1 as pb;
 use outlast_types::spec::{Every, ReadyCheck};
