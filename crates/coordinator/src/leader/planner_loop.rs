@@ -39,6 +39,9 @@ struct PlannerLoop {
     incarnation: Incarnation,
     board: Arc<Board>,
     seen: Observations,
+    /// Before the next pass. Grows while commands are refused: a refusal is an entry too, and would wake the planner for
+    /// the same command again and again.
+    pause: Duration,
 }
 
 /// Runs until it is dropped.
@@ -50,14 +53,14 @@ pub(super) async fn run(
 ) {
     let seen = Observations::new(boot_now());
     let mut applied = member.consensus.applied();
-    let mut planner = PlannerLoop { member, incarnation, board, seen };
+    let mut planner = PlannerLoop { member, incarnation, board, seen, pause: PAUSE_MIN };
     loop {
         applied.mark_unchanged();
         while let Ok(soft) = inbox.try_recv() {
             planner.take_soft_state(soft);
         }
         let next_check = planner.pass().await;
-        tokio::time::sleep(PAUSE_MIN).await;
+        tokio::time::sleep(planner.pause).await;
         let check = tokio::time::sleep(next_check);
         tokio::pin!(check);
         loop {
@@ -95,7 +98,8 @@ impl PlannerLoop {
         self.forget_progress();
         let next_check = planned.next_check_ms.map_or(PAUSE_MAX, Duration::from_millis);
         self.board.set_waiting(planned.waiting.clone());
-        self.execute(planned).await;
+        let is_done = self.execute(planned).await;
+        self.pause = if is_done { PAUSE_MIN } else { (self.pause * 2).min(PAUSE_MAX) };
         next_check.clamp(PAUSE_MIN, PAUSE_MAX)
     }
 
@@ -105,16 +109,18 @@ impl PlannerLoop {
         self.board.keep_progress(|attempt| member.state(|state| state.is_current(attempt)));
     }
 
-    async fn execute(&self, planned: Plan) {
+    /// Whether everything was applied.
+    async fn execute(&self, planned: Plan) -> bool {
         let Plan { commands, seals, .. } = planned;
         let seals = seals.into_iter().map(|planned| (seal::command(planned), None));
         let commands = commands.into_iter().map(|planned| (planned.command, planned.cause));
         let proposals = seals.chain(commands).map(|(command, cause)| self.propose(command, cause));
         let proposals: Vec<_> = proposals.collect();
-        futures::stream::iter(proposals).buffer_unordered(PROPOSALS_MAX).for_each(|()| async {}).await;
+        let outcomes = futures::stream::iter(proposals).buffer_unordered(PROPOSALS_MAX);
+        outcomes.fold(true, |all, is_applied| std::future::ready(all && is_applied)).await
     }
 
-    async fn propose(&self, command: Command, cause: Option<String>) {
+    async fn propose(&self, command: Command, cause: Option<String>) -> bool {
         let what = name_of(&command);
         let envelope =
             Envelope { request: None, actor: Actor::System, source: None, cause, at: wall_now(), command };
@@ -122,13 +128,21 @@ impl PlannerLoop {
             Ok(decided) => match decided.response {
                 Response::Refused(refusal @ (Refusal::Conflict { .. } | Refusal::NotFound { .. })) => {
                     tracing::debug!(what, %refusal, "the state had moved on; planned anew");
+                    false
                 }
-                Response::Refused(refusal) => tracing::warn!(what, %refusal, "a planned command was refused"),
+                Response::Refused(refusal) => {
+                    tracing::warn!(what, %refusal, "a planned command was refused");
+                    false
+                }
                 response => {
-                    tracing::debug!(what, index = decided.index, ?response, "planned command applied")
+                    tracing::debug!(what, index = decided.index, ?response, "planned command applied");
+                    true
                 }
             },
-            Err(failure) => tracing::warn!(what, %failure, "a planned command was not applied; planned anew"),
+            Err(failure) => {
+                tracing::warn!(what, %failure, "a planned command was not applied; planned anew");
+                false
+            }
         }
     }
 
