@@ -104,6 +104,13 @@ async fn remove(member: &Member, id: CoordinatorId) -> Result<(), Failure> {
     if !member.state(|state| state.coordinators.contains_key(&id)) {
         return Err(unknown_coordinator(id));
     }
+    let voters = member.consensus.members().into_iter().filter(|known| known.voter);
+    if voters.map(|known| known.id).eq([id]) {
+        return Err(Failure::Rejected {
+            reason: format!("coordinator {id} is the only one that votes"),
+            hint: "wait until another one votes: `outlast cluster status` shows it".to_owned(),
+        });
+    }
     // The record first: it is what refuses the id for ever, and a leader that removes itself can write no more.
     let command = Command::RemoveCoordinator { coordinator: id };
     member.change(envelope(Actor::System, None, None, command), WRITE_DEADLINE).await?;
