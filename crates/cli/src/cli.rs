@@ -58,6 +58,9 @@ enum Command {
     /// Watch over one worker; started by the agent
     #[command(hide = true)]
     Keeper { dir: std::path::PathBuf },
+    /// Try to open a coordinator's folder; run by the coordinator before it opens it itself
+    #[command(hide = true)]
+    CoordinatorCheck(serve::CheckArgs),
 }
 
 impl Cli {
@@ -75,6 +78,7 @@ impl Cli {
             Command::Version(args) => args.run(),
             Command::Completions { shell } => completions(shell),
             Command::Example(args) => Ok(args.run()),
+            Command::CoordinatorCheck(args) => Ok(args.run()),
             Command::Keeper { dir } => Ok(outlast_process::keeper::run(&dir)),
         }
     }
@@ -132,11 +136,30 @@ mod tests {
             "version",
             "completions zsh",
             "keeper /tmp/x",
+            "coordinator-check /tmp/x",
             "example digits",
         ] {
             let words = std::iter::once("outlast").chain(line.split(' '));
             Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
+    }
+
+    /// An argument with the name of a global one takes its place without a word: `cluster remove c2` once asked a
+    /// coordinator at the address c2.
+    #[test]
+    fn no_argument_has_the_name_of_a_global_one() {
+        fn look(command: &clap::Command, path: &str, globals: &[String]) {
+            let path = format!("{path} {}", command.get_name());
+            let own: Vec<_> = command.get_arguments().filter(|arg| arg.is_global_set()).collect();
+            for arg in command.get_arguments().filter(|arg| !arg.is_global_set()) {
+                let is_taken = globals.iter().any(|global| global == arg.get_id().as_str());
+                assert!(!is_taken, "{path}: {} is the name of a global option", arg.get_id());
+            }
+            let names = own.iter().map(|arg| arg.get_id().to_string());
+            let globals: Vec<_> = globals.iter().cloned().chain(names).collect();
+            command.get_subcommands().for_each(|sub| look(sub, &path, &globals));
+        }
+        look(&Cli::command(), "", &[]);
     }
 
     #[test]

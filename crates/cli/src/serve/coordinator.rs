@@ -9,6 +9,7 @@ use outlast_coordinator::{Coordinator, CoordinatorConfig, StartError};
 use outlast_types::Profile;
 use tokio_util::sync::CancellationToken;
 
+use super::check::check_folder;
 use super::daemon::{self, DaemonArgs};
 use super::keys::{Key, Kind};
 use super::layers::Layers;
@@ -70,6 +71,7 @@ impl CoordinatorArgs {
         }
         let config: CoordinatorConfig = layers.resolve()?;
         self.daemon.start_logging()?;
+        check_folder(&config.data_dir, config.init)?;
         daemon::run(|shutdown| serve(config, shutdown))
     }
 
@@ -110,17 +112,32 @@ pub(super) fn not_started(error: &StartError) -> Problem {
         StartError::Open { source, .. } => folder_exit(source),
         _ => Exit::Failed,
     };
-    Problem::new(exit, "the coordinator did not start").because_of(error)
+    let problem = Problem::new(exit, "the coordinator did not start").because_of(error);
+    match error {
+        StartError::Open { source: OpenError::Quarantined { coordinator, .. }, .. } => {
+            way_back(problem, &coordinator.to_string())
+        }
+        _ => problem,
+    }
+}
+
+/// What to do about a coordinator whose log was set aside.
+pub(super) fn way_back(problem: Problem, coordinator: &str) -> Problem {
+    problem
+        .next(format!("outlast cluster remove {coordinator} --coordinator ANOTHER"))
+        .next("start this one with --join ANOTHER, and without --init: it joins under a new id")
+        .next("it was the only coordinator: its jobs are lost to the cluster; begin anew with another --data-dir")
 }
 
 /// Whether another start could help.
-fn folder_exit(error: &OpenError) -> Exit {
+pub(super) fn folder_exit(error: &OpenError) -> Exit {
     match error {
         OpenError::Folder(FolderError::Locked { .. }) => Exit::Conflict,
         OpenError::Folder(FolderError::Identity { .. } | FolderError::Format { .. })
         | OpenError::Quarantined { .. }
         | OpenError::OtherOwner { .. }
-        | OpenError::AlreadyMember { .. } => Exit::Folder,
+        | OpenError::AlreadyMember { .. }
+        | OpenError::WasMember { .. } => Exit::Folder,
         _ => Exit::Failed,
     }
 }

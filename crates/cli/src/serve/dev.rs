@@ -12,6 +12,7 @@ use outlast_telemetry::LogFormat;
 use outlast_types::{ByteSize, NodeId};
 use tokio_util::sync::CancellationToken;
 
+use super::check::check_folder;
 use super::{agent, coordinator, daemon};
 use crate::problem::{Exit, Problem};
 use crate::term::talk;
@@ -60,6 +61,7 @@ impl DevArgs {
             if self.verbose || std::env::var_os("OUTLAST_LOG").is_some() { None } else { Some("warn") };
         outlast_telemetry::logging::init(LogFormat::Human, filter)
             .map_err(|error| Problem::new(Exit::Usage, "log lines cannot be set up").because_of(&error))?;
+        check_folder(&folder.join("coordinator"), true)?;
         daemon::run(|shutdown| self.serve(folder, shutdown))
     }
 

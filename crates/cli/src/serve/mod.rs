@@ -1,6 +1,7 @@
 //! The daemons: `coordinator`, `agent`, and `dev`, which is both.
 
 mod agent;
+mod check;
 mod coordinator;
 mod daemon;
 mod dev;
@@ -8,5 +9,6 @@ mod keys;
 mod layers;
 
 pub(crate) use agent::AgentArgs;
+pub(crate) use check::CheckArgs;
 pub(crate) use coordinator::CoordinatorArgs;
 pub(crate) use dev::DevArgs;
