@@ -133,7 +133,7 @@ impl Client {
     }
 
     pub async fn cluster_status(&self) -> Result<pb::ClusterStatusResponse, ClientError> {
-        unary!(self, cluster_status, pb::ClusterStatusRequest {})
+        call!(self, Budget::status(self.timeout), cluster_status, pb::ClusterStatusRequest {})
     }
 
     /// Makes the first endpoint of this client, and no other, the first member of a new cluster.

@@ -45,6 +45,13 @@ async fn a_hung_coordinator_holds_nobody_up_and_the_request_id_stays() {
 }
 
 #[tokio::test]
+async fn a_status_that_takes_its_time_is_waited_for() {
+    // Longer than any other call waits for one coordinator: this one waits for a leader that does not come.
+    let alone = start(Mood::Slow(Duration::from_millis(2_500))).await;
+    client(&[&dead_url().await, &alone.url]).cluster_status().await.expect("what it knows");
+}
+
+#[tokio::test]
 async fn a_retry_is_the_same_request() {
     let busy = start(Mood::Refuses(no_leader())).await;
     let fake = busy.fake.clone();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use outlast_client::ClientError;
 use outlast_proto::control::v1::{Assignment, Attempt, Group, Job, JobLogsRequest};
 
 use crate::connection::Session;
@@ -13,6 +14,9 @@ use crate::term::talk;
 
 /// Once the job is over its last lines are on their way; a node that died with them must not keep us here.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// Looks in a row that find no cluster, each as long as --timeout says; lines are waited for as long.
+const LOOKS_MAX: u32 = 6;
 
 /// Follows until the job is over, or until Ctrl-C, which leaves the job alone.
 pub(crate) async fn follow(session: &Session, id: &str) -> Result<Exit, Problem> {
@@ -63,7 +67,7 @@ async fn to_the_end(session: &Session, id: &str) -> Result<Exit, Problem> {
 pub(crate) async fn until_over(session: &Session, id: &str, tell: impl Fn(&str)) -> Result<Job, Problem> {
     let mut news = News::default();
     loop {
-        let job = session.client.get_job(id).await?;
+        let job = look(session, id).await?;
         if job.finished_at.is_some() && news.groups.is_empty() {
             // Over before anybody looked: that is history, and `explain` tells it.
             return Ok(job);
@@ -74,6 +78,17 @@ pub(crate) async fn until_over(session: &Session, id: &str, tell: impl Fn(&str))
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// A cluster without a leader for a minute does not end the wait for a job of a week.
+async fn look(session: &Session, id: &str) -> Result<Job, Problem> {
+    for _ in 1..LOOKS_MAX {
+        match session.client.get_job(id).await {
+            Err(error @ ClientError::Unreachable { .. }) => talk(&format!("{error}; asking on")),
+            looked => return Ok(looked?),
+        }
+    }
+    Ok(session.client.get_job(id).await?)
 }
 
 /// Success is nothing to speak of; failure is told with its reason and the last words of who failed.

@@ -15,6 +15,8 @@ use tonic::{Request, Response, Status, Streaming};
 pub(crate) enum Mood {
     Serves,
     Hangs,
+    /// Answers, but late.
+    Slow(std::time::Duration),
     Refuses(outlast_proto::status::Failure),
 }
 
@@ -50,6 +52,10 @@ impl Fake {
             Mood::Serves => Ok(()),
             Mood::Hangs => {
                 std::future::pending::<()>().await;
+                Ok(())
+            }
+            Mood::Slow(time) => {
+                tokio::time::sleep(time).await;
                 Ok(())
             }
             Mood::Refuses(failure) => Err(failure.into()),
