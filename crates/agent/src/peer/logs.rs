@@ -70,11 +70,19 @@ impl Follow {
             reader = back;
             tail = 0;
             let is_end = is_drained && (has_ended || !self.follow);
-            if !records.is_empty() || is_end {
-                let message = pb::ReadLogResponse { records, end: is_end && has_ended };
-                if self.sender.send(Ok(message)).await.is_err() || is_end {
+            let mut messages = in_messages(records);
+            if is_end && messages.is_empty() {
+                messages.push(Vec::new());
+            }
+            let last = messages.len().wrapping_sub(1);
+            for (place, records) in messages.into_iter().enumerate() {
+                let message = pb::ReadLogResponse { records, end: is_end && has_ended && place == last };
+                if self.sender.send(Ok(message)).await.is_err() {
                     return;
                 }
+            }
+            if is_end {
+                return;
             }
             if is_drained {
                 tokio::select! {
@@ -112,6 +120,22 @@ fn page(mut reader: LogReader, tail: usize) -> (LogReader, Vec<pb::LogRecord>, b
     (reader, found, false)
 }
 
+/// A tail is one page however long it is, and no message may be.
+fn in_messages(records: Vec<pb::LogRecord>) -> Vec<Vec<pb::LogRecord>> {
+    let mut messages: Vec<Vec<pb::LogRecord>> = Vec::new();
+    let mut bytes = 0;
+    for record in records {
+        let has_room = |message: &Vec<_>| message.len() < LINES_MAX && bytes < BYTES_MAX;
+        if !messages.last().is_some_and(has_room) {
+            messages.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += record.text.len();
+        messages.last_mut().expect("just made").push(record);
+    }
+    messages
+}
+
 /// A line, after the gap before it where there is one.
 fn records(line: LogLine, with_gap: bool) -> Vec<pb::LogRecord> {
     let mut records = Vec::with_capacity(1);
@@ -136,4 +160,26 @@ fn records(line: LogLine, with_gap: bool) -> Vec<pb::LogRecord> {
         text: Bytes::from(line.bytes),
     });
     records
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_tail_leaves_in_messages_that_fit() {
+        let record = |seq, size| pb::LogRecord {
+            seq,
+            text: Bytes::from(vec![b'x'; size]),
+            ..pb::LogRecord::default()
+        };
+        assert!(in_messages(Vec::new()).is_empty());
+        let short = in_messages((0..2_000).map(|seq| record(seq, 1)).collect());
+        assert_eq!(short.iter().map(Vec::len).collect::<Vec<_>>(), [512, 512, 512, 464]);
+        let long = in_messages((0..100).map(|seq| record(seq, 60_000)).collect());
+        let size = |message: &Vec<pb::LogRecord>| message.iter().map(|line| line.text.len()).sum::<usize>();
+        assert!(long.iter().all(|message| size(message) < crate::transfer::CHUNK_BYTES));
+        let seqs: Vec<_> = long.into_iter().flatten().map(|record| record.seq).collect();
+        assert_eq!(seqs, (0..100).collect::<Vec<_>>());
+    }
 }
