@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use outlast_process::{AdoptError, Adopted, Keeper, boot_now};
 use outlast_types::BootId;
@@ -11,6 +12,10 @@ use crate::assigned::WorkerKey;
 use crate::context::{Context, blocking};
 use crate::worker::save::announce_and_copy;
 use crate::worker::{Record, WorkerDir, WorkerHandle, serve_socket, worker_dirs};
+
+/// For a worker whose record cannot be read: killed processes are gone in moments, unless they hang in the kernel.
+const END_UNKNOWN_WITHIN_MS: u64 = 20_000;
+const END_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 pub(crate) struct Found {
     pub(crate) key: WorkerKey,
@@ -28,10 +33,18 @@ pub(crate) async fn find_workers(context: &Arc<Context>) -> Vec<Found> {
 fn scan(workers: &Path, boot: &BootId) -> Vec<(WorkerDir, Record, Result<Adopted, AdoptError>)> {
     let mut found = Vec::new();
     for dir in worker_dirs(workers).into_iter().filter(|dir| !dir.is_over()) {
-        let Some(record) = dir.read_record() else {
-            // Written before anything is started: without it nothing was.
-            report(&dir, dir.clear());
-            continue;
+        let record = match dir.read_record() {
+            Ok(Some(record)) => record,
+            Ok(None) => {
+                // Written before anything is started: without it nothing was.
+                report(&dir, dir.clear());
+                continue;
+            }
+            Err(err) => {
+                tracing::error!(path = %dir.root().display(), error = %err, "an old worker's record cannot be read; whatever runs there is ended");
+                report(&dir, end_unknown(&dir));
+                continue;
+            }
         };
         // Nothing survives a reboot, and how its workers ended nobody saw.
         if record.boot != *boot {
@@ -45,6 +58,26 @@ fn scan(workers: &Path, boot: &BootId) -> Vec<(WorkerDir, Record, Result<Adopted
         }
     }
     found
+}
+
+/// Nobody can say what it is, so it will not be named at the registration and counts as gone: then it has to be.
+fn end_unknown(dir: &WorkerDir) -> io::Result<()> {
+    let until = boot_now().plus(END_UNKNOWN_WITHIN_MS);
+    loop {
+        match Keeper::adopt(&dir.keeper()) {
+            Err(AdoptError::NotAKeeper { .. }) | Ok(Adopted::Ended(_) | Adopted::Gone) => {
+                return dir.mark_over();
+            }
+            Ok(Adopted::Running(keeper)) => {
+                let _ = keeper.stop(0);
+            }
+            Err(err) => tracing::warn!(path = %dir.root().display(), error = %err, "not ended yet"),
+        }
+        if boot_now() >= until {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "its processes do not end"));
+        }
+        std::thread::sleep(END_AGAIN_AFTER);
+    }
 }
 
 fn report(dir: &WorkerDir, done: io::Result<()>) {

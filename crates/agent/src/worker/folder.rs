@@ -71,27 +71,35 @@ impl WorkerDir {
         write_json(&self.root.join("worker.json"), record)
     }
 
-    /// `None`: no record, or one that this version cannot read.
-    pub(crate) fn read_record(&self) -> Option<Record> {
-        let bytes = fs::read(self.root.join("worker.json")).ok()?;
-        let record: Record = serde_json::from_slice(&bytes).ok()?;
-        (record.version <= Record::VERSION).then_some(record)
+    /// `None`: there is none, so nothing was ever started.
+    ///
+    /// # Errors
+    /// One that cannot be read, or is of a newer version: its worker may run.
+    pub(crate) fn read_record(&self) -> io::Result<Option<Record>> {
+        let bytes = match fs::read(self.root.join("worker.json")) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read?,
+        };
+        let record: Record = serde_json::from_slice(&bytes)?;
+        if record.version > Record::VERSION {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the record is of a newer version"));
+        }
+        Ok(Some(record))
     }
 
     pub(crate) fn is_over(&self) -> bool {
         self.root.join("over").exists()
     }
 
-    /// The log has the worker's end. Its files go, its log stays.
+    /// The log has the worker's end. Its files go, its log stays. First the files: a full disk may have no room for the
+    /// mark before they are gone. One that cannot be removed keeps neither the others nor the mark back.
     pub(crate) fn mark_over(&self) -> io::Result<()> {
-        fs::write(self.root.join("over"), b"")?;
-        if let Some(record) = self.read_record() {
+        if let Ok(Some(record)) = self.read_record() {
             let _ = fs::remove_file(&record.socket);
         }
-        for dir in [self.work(), self.restore(), self.checkpoint()] {
-            remove_dir(&dir)?;
-        }
-        Ok(())
+        let removed = [self.work(), self.restore(), self.checkpoint()].map(|dir| remove_dir(&dir));
+        fs::write(self.root.join("over"), b"")?;
+        removed.into_iter().collect()
     }
 
     pub(crate) fn clear(&self) -> io::Result<()> {
