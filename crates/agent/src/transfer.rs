@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 
 use bytes::{Buf, Bytes};
-use outlast_blobs::{BundleStore, ShardKey, ShardMeta, ShardStore};
+use outlast_blobs::{BundleStore, ShardKey, ShardMeta, ShardStore, WriteError};
 use outlast_types::Digest;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -60,17 +60,10 @@ pub(crate) fn receive_shard(
         let mut writer = store.begin(Some(size_bytes)).map_err(|err| failed(&err))?;
         // One more than announced is enough to see that it is too much.
         io::copy(&mut reader.take(size_bytes.saturating_add(1)), &mut writer).map_err(|err| failed(&err))?;
-        let meta = writer.finish(&key).map_err(|err| failed(&err))?;
-        if (meta.root, meta.size_bytes) != (root, size_bytes) {
-            let words = format!(
-                "{root} with {size_bytes} bytes was announced, {} with {} came",
-                meta.root, meta.size_bytes
-            );
-            // Under its own root it would harm nobody; it is only of no use.
-            let _ = store.remove(&key, meta.root);
-            return Err(ReceiveError::Mismatch(words));
-        }
-        Ok(meta)
+        writer.finish_as(&key, root, size_bytes).map_err(|err| match err {
+            WriteError::Mismatch { .. } => ReceiveError::Mismatch(err.to_string()),
+            other => failed(&other),
+        })
     })
 }
 

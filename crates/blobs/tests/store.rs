@@ -261,3 +261,22 @@ fn a_full_disk_is_known_before_the_first_byte_and_survived_in_the_middle() {
     store.verify(&kept.key, kept.root).expect("what was there is untouched");
     put(&store, &key(2, 0), &content(300_000));
 }
+
+#[test]
+fn bytes_other_than_the_announced_ones_get_no_name_and_harm_nothing_that_is_there() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = store(dir.path());
+    let key = key(1, 0);
+    let good = put(&store, &key, b"good");
+    let send = |bytes: &[u8], root, size_bytes| {
+        let mut writer = store.begin(Some(size_bytes)).expect("begins");
+        io::Write::write_all(&mut writer, bytes).expect("writes");
+        writer.finish_as(&key, root, size_bytes)
+    };
+    let other = send(b"evil", good.root, 4).expect_err("other bytes");
+    assert!(matches!(other, WriteError::Mismatch { .. }), "{other}");
+    assert!(send(b"good", good.root, 9).is_err(), "a lie about the size");
+    assert_eq!(store.list(), std::slice::from_ref(&good), "nothing came, and nothing went");
+    store.verify(&key, good.root).expect("sound");
+    assert_eq!(send(b"good", good.root, 4).expect("the same"), good);
+}

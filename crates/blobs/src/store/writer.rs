@@ -2,6 +2,7 @@
 
 use std::io::{self, BufWriter, Write};
 
+use outlast_types::Digest;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
@@ -27,6 +28,8 @@ pub enum WriteError {
     },
     #[error("the shard's key names job {job} but its attempt belongs to another job", job = key.job)]
     Key { key: ShardKey },
+    #[error("{} with {} bytes was announced, {} with {} came", announced.0, announced.1, came.0, came.1)]
+    Mismatch { announced: (Digest, u64), came: (Digest, u64) },
     #[error("an earlier write to this shard failed, so it can not be finished")]
     Failed,
     #[error("the shard could not be written")]
@@ -113,7 +116,23 @@ impl ShardWriter {
     ///
     /// # Errors
     /// See `WriteError`.
-    pub fn finish(mut self, key: &ShardKey) -> Result<ShardMeta, WriteError> {
+    pub fn finish(self, key: &ShardKey) -> Result<ShardMeta, WriteError> {
+        self.finish_checked(key, None)
+    }
+
+    /// Like `finish`, for bytes that somebody else has announced: any others never get a name here.
+    ///
+    /// # Errors
+    /// `Mismatch`, or what `finish` says.
+    pub fn finish_as(self, key: &ShardKey, root: Digest, size_bytes: u64) -> Result<ShardMeta, WriteError> {
+        self.finish_checked(key, Some((root, size_bytes)))
+    }
+
+    fn finish_checked(
+        mut self,
+        key: &ShardKey,
+        announced: Option<(Digest, u64)>,
+    ) -> Result<ShardMeta, WriteError> {
         if key.job != key.attempt.group.job {
             return Err(WriteError::Key { key: *key });
         }
@@ -123,14 +142,17 @@ impl ShardWriter {
         let size_bytes = self.size_bytes;
         let out = self.out.take().expect("only finish takes it");
         let tmp = out.into_inner().map_err(|err| self.store.classify(err.into_error(), size_bytes))?;
+        let hasher = std::mem::replace(&mut self.hasher, ExtentHasher::new(self.store.inner.extent_bytes));
+        let (root, extents) = hasher.finish();
+        if let Some(announced) = announced.filter(|announced| *announced != (root, size_bytes)) {
+            return Err(WriteError::Mismatch { announced, came: (root, size_bytes) });
+        }
         // Gives back what was reserved beyond the end.
         tmp.file.set_len(size_bytes).map_err(|err| self.store.classify(err, size_bytes))?;
         tmp.file.sync_all().map_err(|source| match files::is_full(&source) {
             true => self.store.classify(source, size_bytes),
             false => WriteError::Sync { source },
         })?;
-        let hasher = std::mem::replace(&mut self.hasher, ExtentHasher::new(self.store.inner.extent_bytes));
-        let (root, extents) = hasher.finish();
         let mut meta = ShardMeta { key: *key, root, size_bytes, extents, sealed: false };
         self.store.publish(tmp, &mut meta).map_err(|err| self.store.classify(err, size_bytes))?;
         Ok(meta)
