@@ -1,11 +1,12 @@
 //! Bundles: the files that jobs bring along, each one archive named by its BLAKE3.
 //!
 //! `ROOT/<64 hex digits>` is a whole bundle, `ROOT/tmp/…` one that is arriving. A bundle is small (256 MiB), so it is
-//! verified as a whole before its first byte is handed out.
+//! verified as a whole before its first byte is handed out. Its file's time is that of its newest use.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use outlast_types::Digest;
 
@@ -43,6 +44,14 @@ pub enum BundleError {
 #[derive(Clone, Debug)]
 pub struct BundleStore {
     root: PathBuf,
+}
+
+/// What `prune` leaves alone.
+#[derive(Clone, Copy, Debug)]
+pub struct Keep {
+    pub count: usize,
+    pub bytes: u64,
+    pub age: Duration,
 }
 
 /// A verified bundle from its start.
@@ -119,6 +128,8 @@ impl BundleStore {
             return Err(BundleError::Corrupt(*digest));
         }
         file.rewind().map_err(|err| self.error(err))?;
+        // When it was used last, for `prune`; a disk that does not take it only makes it look older.
+        let _ = file.set_modified(SystemTime::now());
         Ok(BundleReader { file, size_bytes })
     }
 
@@ -144,6 +155,35 @@ impl BundleStore {
             Ok(found)
         };
         list().map_err(|err| self.error(err))
+    }
+
+    /// Removes what was not used for longest, as long as there are more than `keep.count` bundles *and* more than
+    /// `keep.bytes` of them, nobody wants them and they were not used for `keep.age`. How many went.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn prune(&self, keep: Keep, is_wanted: impl Fn(&Digest) -> bool) -> Result<usize, BundleError> {
+        let mut found = Vec::new();
+        for (digest, size_bytes) in self.list()? {
+            let used = fs::metadata(self.path(&digest)).and_then(|meta| meta.modified());
+            found.push((used.map_err(|err| self.error(err))?, digest, size_bytes));
+        }
+        found.sort_unstable();
+        let (mut count, mut bytes) = (found.len(), found.iter().map(|(_, _, size)| size).sum::<u64>());
+        let now = SystemTime::now();
+        let mut removed = 0;
+        for (used, digest, size_bytes) in found {
+            let is_old = now.duration_since(used).is_ok_and(|age| age >= keep.age);
+            if count <= keep.count || bytes <= keep.bytes || !is_old {
+                break;
+            }
+            if !is_wanted(&digest) {
+                removed += usize::from(self.remove(&digest)?);
+                count -= 1;
+                bytes -= size_bytes;
+            }
+        }
+        Ok(removed)
     }
 
     /// Whether it was there.

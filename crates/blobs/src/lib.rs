@@ -15,7 +15,7 @@ mod outboard;
 pub mod pack;
 mod store;
 
-pub use bundle::{BundleError, BundleReader, BundleStore};
+pub use bundle::{BundleError, BundleReader, BundleStore, Keep};
 pub use extent::EXTENT_BYTES;
 pub use manifest::{Manifest, ManifestError, ManifestShard};
 pub use pack::{PackError, PackLimits, PackStats, pack_dir, pack_files, unpack};

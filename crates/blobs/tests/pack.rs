@@ -3,8 +3,9 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
-use outlast_blobs::{BundleError, BundleStore, PackError, PackLimits, PackStats, pack_dir, unpack};
+use outlast_blobs::{BundleError, BundleStore, Keep, PackError, PackLimits, PackStats, pack_dir, unpack};
 use tar::{Builder, EntryType, Header};
 
 fn folder() -> tempfile::TempDir {
@@ -210,4 +211,28 @@ fn bundles_are_what_their_name_says() {
             && !store.remove(&digest).expect("harmless")
     );
     assert!(matches!(store.open_bundle(&digest), Err(BundleError::Missing(_))));
+}
+
+#[test]
+fn bundles_go_only_when_there_are_many_and_big_ones_that_nobody_wants_or_used_lately() {
+    let tmp = tempfile::tempdir().expect("a folder");
+    let store = BundleStore::open(tmp.path()).expect("opens");
+    let put = |content: &[u8]| store.put(content, None, 100).expect("put").0;
+    let (old, wanted, new) = (put(b"the oldest"), put(b"an old one"), put(b"the newest"));
+    let week = Duration::from_secs(7 * 24 * 3_600);
+    for (digest, weeks) in [(old, 3), (wanted, 2)] {
+        let file = fs::File::options().write(true).open(tmp.path().join(digest.to_string())).expect("there");
+        file.set_modified(SystemTime::now() - week * weeks).expect("set");
+    }
+    let keep = |count, bytes| Keep { count, bytes, age: week };
+    let prune = |keep| store.prune(keep, |digest| *digest == wanted).expect("prunes");
+    assert_eq!((prune(keep(3, 0)), prune(keep(0, 30))), (0, 0), "few, or small");
+    assert_eq!(prune(keep(1, 10)), 1);
+    assert!(!store.has(&old) && store.has(&wanted) && store.has(&new));
+    assert_eq!(prune(keep(0, 0)), 0, "wanted, or used lately");
+    let old = put(b"the oldest");
+    let file = fs::File::options().write(true).open(tmp.path().join(old.to_string())).expect("there");
+    file.set_modified(SystemTime::now() - week * 3).expect("set");
+    store.open_bundle(&old).expect("used");
+    assert_eq!(prune(keep(0, 0)), 0, "its use was noted");
 }

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::Stream;
+use outlast_blobs::pack::PackLimits;
 use outlast_proto::peer::v1 as pb;
 use outlast_proto::peer::v1::peer_service_server::PeerService;
 use outlast_proto::status::Failure;
@@ -14,13 +15,12 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{logs, shards};
 use crate::context::{Context, blocking};
 use crate::transfer::{ReceiveError, chain, receive_bundle};
+use crate::worker::prune_bundles;
 
 /// Transfers at a time: each holds up to 8 MiB and one blocking thread.
 const TRANSFERS_MAX: usize = 16;
 /// Followed logs at a time: each costs a look at the disk every 100 ms.
 const LOG_READERS_MAX: usize = 64;
-/// The design's limit for a job's files, packed.
-const BUNDLE_BYTES_MAX: u64 = (256 << 20) + (16 << 20);
 
 pub(super) type Chunks = Pin<Box<dyn Stream<Item = Result<pb::Chunk, Status>> + Send>>;
 pub(super) type LogRecords = Pin<Box<dyn Stream<Item = Result<pb::ReadLogResponse, Status>> + Send>>;
@@ -112,8 +112,9 @@ impl PeerService for PeerServiceHandler {
         let pb::PutBundleRequest { cluster_id, digest: bytes, size_bytes, data } = first(&mut stream).await?;
         self.check_cluster(&cluster_id)?;
         let digest = digest(&bytes)?;
-        if size_bytes > BUNDLE_BYTES_MAX {
-            let reason = format!("a bundle of {size_bytes} bytes is above the limit of {BUNDLE_BYTES_MAX}");
+        let limit = PackLimits::BUNDLE_ARCHIVE_BYTES;
+        if size_bytes > limit {
+            let reason = format!("a bundle of {size_bytes} bytes is above the limit of {limit}");
             return Err(
                 Failure::Rejected { reason, hint: "leave files out with .outlastignore".to_owned() }.into()
             );
@@ -126,6 +127,7 @@ impl PeerService for PeerServiceHandler {
             takes_more = incoming.push(message.data).await;
         }
         incoming.finish().await.map_err(Failure::from)?;
+        prune_bundles(&self.context).await;
         Ok(Response::new(pb::PutBundleResponse { node: self.context.node.to_string() }))
     }
 

@@ -13,6 +13,7 @@ pub(crate) mod save;
 mod socket;
 pub(crate) mod start;
 
+pub(crate) use bundle::prune as prune_bundles;
 pub(crate) use folder::{Record, WorkerDir};
 pub(crate) use handle::WorkerHandle;
 pub(crate) use log_dir::{keep_newest_logs, worker_dirs};

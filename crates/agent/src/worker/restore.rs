@@ -8,6 +8,7 @@ use outlast_blobs::{ReadError, ShardKey, pack};
 use tokio::time::Instant;
 
 use super::folder::WorkerDir;
+use super::handle::WorkerHandle;
 use crate::assigned::RestoreFrom;
 use crate::context::{Context, blocking};
 use crate::peer::client::{self, Unusable};
@@ -28,22 +29,22 @@ pub(super) struct RestoreError {
 /// Fills the restore folder.
 pub(super) async fn restore(
     context: &Arc<Context>,
-    rank: u32,
-    from: &RestoreFrom,
-    dir: &WorkerDir,
+    handle: &WorkerHandle,
+    from: RestoreFrom,
 ) -> Result<(), RestoreError> {
+    let (rank, dir, mut from) = (handle.key.rank, &handle.dir, from);
     let key = ShardKey { job: from.attempt.group.job, attempt: from.attempt, seq: from.seq, rank };
     let until = Instant::now() + TRY_FOR;
     loop {
         let mut said = Vec::new();
-        match unpack_own(context, key, from, dir).await {
+        match unpack_own(context, key, &from, dir).await {
             Ok(()) => return Ok(()),
             Err(unusable) => said.push(("this node".to_owned(), unusable)),
         }
         for peer in from.holders.iter().filter(|peer| peer.node != context.node.as_str()) {
-            let fetched = client::get_shard(context, peer, key, from).await;
+            let fetched = client::get_shard(context, peer, key, &from).await;
             let tried = match fetched {
-                Ok(()) => unpack_own(context, key, from, dir).await,
+                Ok(()) => unpack_own(context, key, &from, dir).await,
                 Err(unusable) => Err(unusable),
             };
             match tried {
@@ -51,11 +52,19 @@ pub(super) async fn restore(
                 Err(unusable) => said.push((peer.node.clone(), unusable)),
             }
         }
+        if from.holders.is_empty() {
+            // Only nodes that are there are named: those that have it are merely away.
+            let nobody = "no node that has it is there".to_owned();
+            said.push(("others".to_owned(), Unusable::Transient(nobody)));
+        }
         let may_change = said.iter().any(|(_, unusable)| matches!(unusable, Unusable::Transient(_)));
         if !may_change || Instant::now() >= until {
-            return Err(verdict(from, &said));
+            return Err(verdict(&from, &said));
         }
         tokio::time::sleep(TRY_AGAIN_AFTER).await;
+        // A holder may have come back meanwhile, perhaps at another address.
+        let newest = handle.assigned.borrow().restore.clone();
+        from = newest.filter(|newest| newest.seq == from.seq).unwrap_or(from);
     }
 }
 

@@ -71,12 +71,12 @@ impl Start {
         // First, so that the other ranks need not wait for our files.
         let reservation = self.reserve(&assigned).await?;
         if let Some(bundle) = &assigned.bundle
-            && bundle::provide(&self.context, bundle, &self.handle.dir).await?
+            && bundle::provide(&self.context, &self.handle, bundle).await?
         {
             self.tell(StartEvent::BundleHeld(bundle.digest)).await;
         }
         if let Some(from) = &assigned.restore {
-            restore::restore(&self.context, assigned.key.rank, from, &self.handle.dir).await?;
+            restore::restore(&self.context, &self.handle, from.clone()).await?;
             self.tell(StartEvent::Restored(from.seq)).await;
         }
         let rendezvous = match &reservation {

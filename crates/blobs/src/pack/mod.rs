@@ -23,6 +23,9 @@ pub struct PackLimits {
 impl PackLimits {
     /// A job's bundle. 100,000 entries is far more than a source tree and far less than a data set.
     pub const BUNDLE: Self = Self { total_bytes: 256 << 20, entry_bytes: 256 << 20, entries: 100_000 };
+    /// What a bundle may weigh as an archive: content, and for each entry a header and padding (1 KiB) and some long
+    /// names. So whatever may be packed may be sent and stored.
+    pub const BUNDLE_ARCHIVE_BYTES: u64 = Self::BUNDLE.total_bytes + (128 << 20);
     /// One rank's checkpoint as a folder: bounded by the disk long before this.
     pub const CHECKPOINT: Self = Self { total_bytes: 16 << 40, entry_bytes: 16 << 40, entries: 1_000_000 };
 }

@@ -24,8 +24,8 @@ use super::{ControlHandler, exhausted, random_hex, rejected};
 use crate::member::Member;
 use crate::peers::call;
 
-/// Of one bundle; what is bigger belongs into storage of its own.
-const BUNDLE_BYTES_MAX: u64 = 256 << 20;
+/// Of one bundle as an archive: everything that the client may pack. What is bigger belongs into storage of its own.
+const BUNDLE_BYTES_MAX: u64 = outlast_blobs::PackLimits::BUNDLE_ARCHIVE_BYTES;
 const CHUNK_BYTES: usize = 1 << 20;
 /// Nodes that a bundle is given to at first; agents fetch from these and become holders too.
 const HOLDERS_WANTED: usize = 2;
