@@ -128,10 +128,7 @@ impl WorkerService for WorkerServiceHandler {
                 Some(Fate::Over(reason)) => {
                     return Ok(Response::new(pb::WaitCheckpointResponse { sealed: false, reason }));
                 }
-                None if wishes.borrow_and_update().fenced => {
-                    let reason = fenced(&self.handle).to_string();
-                    return Ok(Response::new(pb::WaitCheckpointResponse { sealed: false, reason }));
-                }
+                None if wishes.borrow_and_update().fenced => return Err(fenced(&self.handle).into()),
                 None => {}
             }
             let gone = |_| Status::unavailable("the agent stops");
@@ -150,7 +147,10 @@ impl WorkerService for WorkerServiceHandler {
         _request: Request<pb::SignalsRequest>,
     ) -> Result<Response<Self::SignalsStream>, Status> {
         let wishes = WatchStream::new(self.handle.wishes.subscribe());
-        let signals = wishes.scan(Wishes::default(), |told, wishes| {
+        // A new stream begins with what no save has fulfilled yet.
+        let checkpoints_asked = self.handle.wishes.borrow().checkpoints_done;
+        let told = Wishes { checkpoints_asked, ..Wishes::default() };
+        let signals = wishes.scan(told, |told, wishes| {
             let news = news(told, wishes);
             futures::future::ready(Some(futures::stream::iter(news)))
         });
@@ -182,6 +182,7 @@ mod tests {
         assert_eq!(news(&mut told, wishes).len(), 1);
         assert_eq!(news(&mut told, wishes).len(), 0);
         assert_eq!(news(&mut told, Wishes { stop: true, ..wishes }).len(), 1);
-        assert_eq!(news(&mut told, Wishes { checkpoints_asked: 2, stop: true, fenced: true }).len(), 1);
+        let again = Wishes { checkpoints_asked: 2, stop: true, fenced: true, ..Wishes::default() };
+        assert_eq!(news(&mut told, again).len(), 1);
     }
 }

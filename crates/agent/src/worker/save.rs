@@ -4,14 +4,16 @@
 //!  OpenCheckpoint ──► staged ──► pack + hash + fsync ──► durable here ──► the worker goes on
 //!   (refused: over)                (failed: dropped)          └──► copies to peers ──► receipt with all holders
 //! ```
-//! It goes on when the worker dies in the middle: what was handed over can still be sealed (salvage).
+//! It goes on when the worker dies in the middle: what was handed over can still be sealed (salvage). A call that is
+//! repeated, because its answer was lost, is answered with what the first one saved.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use outlast_blobs::pack::{self, PackLimits};
-use outlast_blobs::{ShardKey, ShardMeta};
+use outlast_blobs::{ShardKey, ShardMeta, ShardStore, WriteError};
 use outlast_process::boot_now;
 use outlast_proto::node::v1 as node_pb;
 use outlast_proto::status::Failure;
@@ -19,7 +21,8 @@ use outlast_types::{CheckpointSeq, Digest};
 use tokio::sync::oneshot;
 
 use super::handle::WorkerHandle;
-use crate::checkpoints::Part;
+use crate::assigned::WorkerKey;
+use crate::checkpoints::{Fate, Part};
 use crate::context::{Context, blocking};
 use crate::peer::client;
 use crate::transfer::chain;
@@ -44,6 +47,8 @@ pub(crate) enum SaveError {
     Answer(#[from] outlast_proto::FieldError),
     #[error("the folder could not be written as a shard: {0}")]
     Write(String),
+    #[error("the disk is full: {0}")]
+    Full(String),
     #[error("the agent stops")]
     Stopping,
 }
@@ -57,6 +62,11 @@ impl From<SaveError> for Failure {
             SaveError::NotAFolder(_) => {
                 Failure::Rejected { reason, hint: "give the folder's absolute path".to_owned() }
             }
+            // Not worth a wait: training goes on without this one.
+            SaveError::Full(_) => Failure::Rejected {
+                reason,
+                hint: "make room on the node's disk; training goes on, the next save may succeed".to_owned(),
+            },
             SaveError::Busy => Failure::Exhausted { reason, hint, retry_after_ms: 500 },
             SaveError::Write(_) => Failure::Exhausted { reason, hint, retry_after_ms: 1_000 },
             SaveError::Answer(_) => Failure::Fatal { reason },
@@ -86,15 +96,19 @@ pub(crate) async fn save(
     if handle.saves.len() >= SAVES_MAX {
         return Err(SaveError::Busy);
     }
-    handle.due.lock().save_begun(step, boot_now());
+    let fulfils = handle.save_begun(step, boot_now());
     let (reply, answer) = oneshot::channel();
     let (context, handle2) = (Arc::clone(context), Arc::clone(handle));
     // On its own, because a dead worker's call is dropped in the middle.
     handle.saves.spawn(async move {
         let saved = open_and_write(&context, &handle2, step, dir).await;
-        if let Err(err) = &saved {
-            let key = handle2.key;
-            tracing::warn!(attempt = %key.attempt, rank = key.rank, step, error = %err, "checkpoint not saved");
+        match &saved {
+            Ok(saved) => handle2.save_done(step, *saved, fulfils),
+            Err(err) => {
+                let key = handle2.key;
+                handle2.save_failed(fulfils);
+                tracing::warn!(attempt = %key.attempt, rank = key.rank, step, error = %err, "checkpoint not saved");
+            }
         }
         let _ = reply.send(saved);
     });
@@ -107,7 +121,14 @@ async fn open_and_write(
     step: u64,
     dir: PathBuf,
 ) -> Result<Saved, SaveError> {
+    let _turn = handle.save_turn.lock().await;
     let key = handle.key;
+    let is_over = |saved: &Saved| {
+        matches!(context.checkpoints.fate(key.attempt.group.job, saved.seq), Some(Fate::Over(_)))
+    };
+    if let Some(saved) = handle.saved_at(step).filter(|saved| !is_over(saved)) {
+        return Ok(saved);
+    }
     let request = node_pb::OpenCheckpointRequest {
         node: context.node.to_string(),
         registration: context.registration().0,
@@ -116,24 +137,52 @@ async fn open_and_write(
     };
     let opening = context.coordinators.open_checkpoint(request, OPEN_WITHIN);
     let opened = context.shutdown.run_until_cancelled(opening).await.ok_or(SaveError::Stopping)?;
-    let opened = opened.map_err(SaveError::Open)?;
+    let opened = match opened {
+        // Sealed already: an earlier agent of this node saved it, and its answer was lost.
+        Err(failure @ Failure::Conflict { .. }) => {
+            let (store, key) = (context.shards.clone(), handle.key);
+            return blocking(move || find_sealed(&store, &key, step)).await.ok_or(SaveError::Open(failure));
+        }
+        opened => opened.map_err(SaveError::Open)?,
+    };
     let seq = outlast_proto::convert::parse("checkpoint", &opened)?;
     let part = Part { attempt: key.attempt, seq, rank: key.rank };
     context.checkpoints.staged(part);
     let shard = ShardKey { job: key.attempt.group.job, attempt: key.attempt, seq, rank: key.rank };
     let store = context.shards.clone();
-    let written = blocking(move || {
-        let mut writer = store.begin(None).map_err(|err| chain(&err))?;
-        pack::pack_dir(&dir, &mut writer, PackLimits::CHECKPOINT).map_err(|err| chain(&err))?;
-        writer.finish(&shard).map_err(|err| chain(&err))
-    });
-    let meta = written.await.map_err(|reason| {
-        context.checkpoints.dropped(part);
-        SaveError::Write(reason)
-    })?;
+    let written = blocking(move || write(&store, &shard, &dir)).await;
+    let meta = written.inspect_err(|_| context.checkpoints.dropped(part))?;
     context.metrics.checkpoint_bytes_written.inc_by(meta.size_bytes);
     announce_and_copy(context, handle, meta.clone());
     Ok(Saved { seq, root: meta.root, size_bytes: meta.size_bytes })
+}
+
+fn write(store: &ShardStore, shard: &ShardKey, dir: &Path) -> Result<ShardMeta, SaveError> {
+    let refused = |err: WriteError| match err {
+        WriteError::Full { .. } => SaveError::Full(chain(&err)),
+        _ => SaveError::Write(chain(&err)),
+    };
+    let mut writer = store.begin(None).map_err(refused)?;
+    pack::pack_dir(dir, &mut writer, PackLimits::CHECKPOINT).map_err(|err| {
+        let is_full = matches!(&err, pack::PackError::Io { source, .. } if is_full(source));
+        if is_full { SaveError::Full(chain(&err)) } else { SaveError::Write(chain(&err)) }
+    })?;
+    writer.finish(shard).map_err(refused)
+}
+
+fn is_full(err: &io::Error) -> bool {
+    matches!(err.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// This rank's part of the sealed checkpoint of a step, by the seal beside it. Blocks on the disk.
+fn find_sealed(store: &ShardStore, key: &WorkerKey, step: u64) -> Option<Saved> {
+    let own = |meta: &ShardMeta| meta.sealed && (meta.key.attempt, meta.key.rank) == (key.attempt, key.rank);
+    let of_step = |meta: &ShardMeta| {
+        let seal = store.seal_of(&meta.key, meta.root);
+        seal.is_ok_and(|seal| seal.record["checkpoint"]["step"].as_u64() == Some(step))
+    };
+    let found = store.list().into_iter().find(|meta| own(meta) && of_step(meta))?;
+    Some(Saved { seq: found.key.seq, root: found.root, size_bytes: found.size_bytes })
 }
 
 /// Says that the shard is durable here, and has it copied until there are holders enough or the log has decided.
