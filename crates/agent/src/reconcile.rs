@@ -22,6 +22,17 @@ pub(crate) enum Life {
     Over,
 }
 
+impl Life {
+    /// It may go on for a while, so that a kill changes something.
+    pub(crate) fn may_be_killed(self) -> bool {
+        match self {
+            Life::Starting | Life::Running => true,
+            Life::Stopping { grace_ms } => grace_ms > 0,
+            Life::Over => false,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Boxed: the other actions are small.
@@ -106,9 +117,7 @@ fn unasked_stop(
     newest: &NewestAttempts,
     terms: Terms,
 ) -> Option<Action> {
-    let alive = matches!(life, Life::Starting | Life::Running)
-        || matches!(life, Life::Stopping { grace_ms } if grace_ms > 0);
-    if !alive {
+    if !life.may_be_killed() {
         return None;
     }
     if newest.supersedes(&key.attempt) {

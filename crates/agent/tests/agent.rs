@@ -362,3 +362,56 @@ fn walk(dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
     entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exclusive_worker_has_its_whole_grace_as_long_as_the_lease_is_renewed() {
+    let (fake, tmp) = (Fake::start().await, tempfile::tempdir().expect("a folder"));
+    let agent = start("n1", tmp.path(), &[&fake]).await;
+    // Longer than the lease that holds when the stop comes.
+    let script = "trap 'sleep 6; exit 7' TERM; echo up > up; while :; do sleep 0.1; done";
+    let worker = pb::DesiredWorker { exclusive: true, ..shell("j1/0@1.1", script) };
+    fake.desire("n1", 5, vec![worker.clone()]);
+    let up = tmp.path().join("workers/j1.0.1.1-0/work/up");
+    eventually("the trap is set", || up.exists()).await;
+    fake.desire("n1", 6, vec![pb::DesiredWorker { stop_grace_ms: 60_000, ..stopped(worker) }]);
+    eventually("it ends", || has(&fake, "n1", exited("j1/0@1.1"))).await;
+    let ended_by_itself = |observation: &Observation| matches!(observation, Observation::Exited { exit, .. } if exit.status == ExitStatus::Code(7));
+    assert!(has(&fake, "n1", ended_by_itself), "{:?}", fake.observations("n1"));
+    agent.shutdown(StopWorkers::Yes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_takes_nothing_more_starts_nothing_but_stops() {
+    let (fake, tmp) = (Fake::start().await, tempfile::tempdir().expect("a folder"));
+    let agent = start("n1", tmp.path(), &[&fake]).await;
+    let worker = shell("j1/0@1.1", "sleep 60");
+    fake.desire("n1", 5, vec![worker.clone()]);
+    eventually("it runs", || has(&fake, "n1", started("j1/0@1.1"))).await;
+    // As a full disk does: the agent's index cannot be written any more.
+    std::fs::create_dir(tmp.path().join("agent.tmp")).expect("in the way");
+    fake.desire("n1", 6, vec![stopped(worker), shell("j2/0@1.1", "sleep 60")]);
+    eventually("it is stopped", || has(&fake, "n1", released("j1/0@1.1"))).await;
+    assert!(!has(&fake, "n1", started("j2/0@1.1")));
+    std::fs::remove_dir(tmp.path().join("agent.tmp")).expect("out of the way");
+    eventually("there is room again", || has(&fake, "n1", started("j2/0@1.1"))).await;
+    agent.shutdown(StopWorkers::Yes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_save_that_is_repeated_is_answered_with_what_the_first_one_saved() {
+    let (fake, tmp) = (Fake::start().await, tempfile::tempdir().expect("a folder"));
+    let agent = start("n1", tmp.path(), &[&fake]).await;
+    fake.desire("n1", 5, vec![shell(A1, LONG)]);
+    eventually("started", || has(&fake, "n1", started(A1))).await;
+    let mut worker = socket(tmp.path(), A1).await;
+    let part = tmp.path().join("part");
+    std::fs::create_dir(&part).expect("made");
+    std::fs::write(part.join("weights"), b"1234").expect("written");
+    let save = |step| worker_pb::SaveCheckpointRequest { step, directory: part.display().to_string() };
+    let first = worker.save_checkpoint(save(3)).await.expect("saved").into_inner();
+    let again = worker.save_checkpoint(save(3)).await.expect("answered").into_inner();
+    assert_eq!(first, again);
+    let next = worker.save_checkpoint(save(4)).await.expect("saved").into_inner();
+    assert_ne!(first.checkpoint, next.checkpoint);
+    agent.shutdown(StopWorkers::Yes).await;
+}

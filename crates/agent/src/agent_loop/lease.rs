@@ -39,7 +39,7 @@ impl AgentLoop {
     pub(super) fn keep_lease(&mut self) {
         let now = boot_now();
         if self.heart.fence_due(now) {
-            for key in self.exclusive(|life| matches!(life, Life::Starting | Life::Running)) {
+            for key in self.exclusive(Life::may_be_killed) {
                 tracing::warn!(attempt = %key.attempt, rank = key.rank, "the node's lease runs out: exclusive worker stopped");
                 self.stop(key, 0, None);
                 if let Some(tracked) = self.workers.get_mut(&key) {
@@ -149,8 +149,9 @@ impl AgentLoop {
     /// A4: the keepers of exclusive workers hold the deadline themselves.
     fn pass_deadline_on(&self) {
         let Some(deadline) = self.heart.deadline().filter(|_| !self.heart.is_closed()) else { return };
+        // Also of one that is on its way out: its grace is its own, and must not end with an old deadline.
         let running =
-            self.workers.values().filter(|tracked| tracked.is_exclusive && tracked.life == Life::Running);
+            self.workers.values().filter(|tracked| tracked.is_exclusive && tracked.life != Life::Over);
         let keepers: Vec<_> = running.filter_map(|tracked| tracked.keeper.clone()).collect();
         if keepers.is_empty() {
             return;

@@ -81,6 +81,8 @@ pub(crate) struct AgentLoop {
     observations: Observations,
     /// When the batch that is under way left: one at a time, so that the log gets each observation once as a rule.
     observations_sent_at: Option<BootTime>,
+    /// The index that the folder did not take, so that it is told once.
+    complained_at: Option<u64>,
     /// The agent stops its workers and itself.
     stopping: Option<oneshot::Sender<()>>,
     end: Option<Result<(), AgentError>>,
@@ -110,6 +112,7 @@ impl AgentLoop {
             workers: BTreeMap::new(),
             observations: Observations::new(),
             observations_sent_at: None,
+            complained_at: None,
             stopping: None,
             end: None,
             receipts,
@@ -170,15 +173,25 @@ impl AgentLoop {
         let actions = reconcile(desired, &known, &self.context.newest.lock(), terms);
         let index = desired.index;
         let acts = actions.iter().any(|action| !matches!(action, Action::Update(_)));
-        if acts && let Err(err) = self.remember_acted(index).await {
-            tracing::error!(index, error = %err, "nothing is started or stopped: the agent's folder does not take the index");
-            return;
+        let remembered = if acts { self.remember_acted(index).await } else { Ok(()) };
+        match remembered {
+            Ok(()) => {
+                self.awaits_first_state = false;
+                actions.into_iter().for_each(|action| self.act(action));
+                self.forget_released();
+            }
+            Err(err) => self.act_unremembered(index, actions, &err),
         }
-        self.awaits_first_state = false;
-        for action in actions {
-            self.act(action);
+    }
+
+    /// A stop needs no promise for later: what was stopped is known by its folder and never starts again. And it may be
+    /// the worker that fills the disk.
+    fn act_unremembered(&mut self, index: u64, actions: Vec<Action>, err: &FolderError) {
+        if self.complained_at.replace(index) != Some(index) {
+            tracing::error!(index, error = %err, "nothing is started: the agent's folder does not take the index");
         }
-        self.forget_released();
+        let stops = actions.into_iter().filter(|action| matches!(action, Action::Stop { .. }));
+        stops.for_each(|stop| self.act(stop));
     }
 
     async fn remember_acted(&self, index: u64) -> Result<(), FolderError> {

@@ -47,8 +47,7 @@ impl AgentLoop {
             StartEvent::MaySpawn(reply) => {
                 let may = self.workers.get(&key).is_some_and(|tracked| tracked.life == Life::Starting)
                     && !self.context.is_superseded(&attempt)
-                    && self.is_registered()
-                    && self.heart.may_start(boot_now());
+                    && self.desired.as_ref().is_some_and(|desired| self.may_start(desired.index));
                 let _ = reply.send(self.heart.deadline().filter(|_| may));
             }
             StartEvent::Started(keeper) => self.handle_started(key, keeper),
