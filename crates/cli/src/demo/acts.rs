@@ -37,20 +37,17 @@ struct Recovery {
 }
 
 async fn recovery(observer: &Observer, node: &str, before: u64, since: WallTime) -> Result<Recovery> {
-    let last_step = observer.read(|seen| seen.step);
-    let moved_on = |seen: &Seen| seen.attempt > before && seen.running && seen.step > last_step;
-    observer.wait("the job to go on", DEADLINE, moved_on).await?;
+    observer.wait("the job to go on", DEADLINE, |seen| seen.new_ground_after(before).is_some()).await?;
     observer.read(|seen| {
         let lost = seen.event_since(since, |event| event.kind == "node_lost" && event.node == node);
         let lost = lost.context("the node's loss is not in the log")?;
         let started = seen.event_since(lost, |event| event.kind == "attempt_started");
         let started = started.context("the new attempt is not in the log")?;
-        let reached = seen.first_seen.range(last_step + 1..).map(|(_, at)| *at).min();
         Ok(Recovery {
             detect_s: seconds(since, lost),
             reschedule_s: seconds(lost, started),
-            first_step_s: seconds(since, reached.context("no new step was seen")?),
-            repeated: last_step.saturating_sub(seen.restore_step),
+            first_step_s: seconds(since, seen.new_ground_after(before).context("no new step was seen")?),
+            repeated: seen.last_step_until(before).saturating_sub(seen.restore_step),
         })
     })
 }
@@ -84,7 +81,7 @@ pub(super) async fn kill_leader(
     screen: &Screen,
     report: &mut Report,
 ) -> Result<()> {
-    let before = settle(observer, 100).await?;
+    let before = settle(observer, 150).await?;
     let leader = cluster.leader().await?;
     screen.say(&format!("KILL  the leader, {}, gets kill -9", cluster.coordinators[leader].name));
     let node = cluster.agents[0].name.clone();
@@ -110,7 +107,7 @@ pub(super) async fn freeze_agent(
     screen: &Screen,
     report: &mut Report,
 ) -> Result<()> {
-    let before = settle(observer, 100).await?;
+    let before = settle(observer, 300).await?;
     let node = observer.read(|seen| seen.nodes.get(1).cloned()).context("rank 1 has no node")?;
     screen.say(&format!("FREEZE agent of {node}: it says nothing more, as if cut off; its worker goes on"));
     let since = wall_now();

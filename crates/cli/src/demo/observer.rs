@@ -22,9 +22,9 @@ pub(super) struct Seen {
     pub(super) attempt: u64,
     pub(super) running: bool,
     pub(super) nodes: Vec<String>,
-    /// Rank 0's newest step, and when each step was first seen.
+    /// Rank 0's newest step, and when each attempt was first seen at each step.
     pub(super) step: u64,
-    pub(super) first_seen: BTreeMap<u64, WallTime>,
+    first_seen: BTreeMap<(u64, u64), WallTime>,
     pub(super) restore_step: u64,
     pub(super) sealed: u64,
     pub(super) sealed_step: u64,
@@ -34,6 +34,17 @@ pub(super) struct Seen {
 impl Seen {
     pub(super) fn job_is_final(&self) -> bool {
         ["succeeded", "failed", "cancelled"].contains(&self.state.as_str())
+    }
+
+    /// The last step that the attempts up to this one were seen at.
+    pub(super) fn last_step_until(&self, attempt: u64) -> u64 {
+        self.first_seen.range(..(attempt + 1, 0)).map(|((_, step), _)| *step).max().unwrap_or(0)
+    }
+
+    /// When an attempt newer than this one was first seen at a step that no attempt up to it had made.
+    pub(super) fn new_ground_after(&self, attempt: u64) -> Option<WallTime> {
+        let old = self.last_step_until(attempt);
+        self.first_seen.range((attempt + 1, 0)..).filter(|((_, step), _)| *step > old).map(|(_, at)| *at).min()
     }
 
     /// When an event of this kind was first logged at or after `since`.
@@ -161,7 +172,7 @@ async fn watch_steps(client: Client, job: String, seen: Arc<watch::Sender<Seen>>
                 seen.nodes = attempt.assignments.iter().map(|a| a.node.clone()).collect();
                 if let Some(step) = attempt.assignments.first().map(|a| a.step).filter(|step| *step > 0) {
                     seen.step = step;
-                    seen.first_seen.entry(step).or_insert(now);
+                    seen.first_seen.entry((attempt.number, step)).or_insert(now);
                 }
             });
             let line = seen.borrow().summary();
