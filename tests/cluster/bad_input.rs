@@ -106,8 +106,17 @@ fn bad_input_a_folder_of_another_node_is_refused_with_both_names() {
     outlast.cluster.agents[0].kill();
     let folder = outlast.cluster.agents[0].folder.to_string_lossy().into_owned();
     let endpoint = outlast.cluster.coordinators[0].address.clone();
-    let (code, message) =
-        refused(&["agent", "--name", "other", "--data-dir", &folder, "--coordinator", &endpoint, "--listen", "127.0.0.1:0"]);
+    let (code, message) = refused(&[
+        "agent",
+        "--name",
+        "other",
+        "--data-dir",
+        &folder,
+        "--coordinator",
+        &endpoint,
+        "--listen",
+        "127.0.0.1:0",
+    ]);
     assert_eq!(code, 78, "{message}");
     assert!(message.contains("n1") && message.contains("other"), "{message}");
     outlast.assert_nothing_left();
@@ -126,7 +135,10 @@ fn bad_input_a_damaged_log_is_set_aside_and_the_way_back_is_told() {
     let code = wait_for("the refusal", || outlast.cluster.coordinators[0].exit_code());
     let log = outlast.cluster.coordinators[0].log_tail(20);
     assert_eq!(code, 78, "{log}");
-    assert!(log.contains("quarantine") && log.contains("join"), "the message says where it went and what to do: {log}");
+    assert!(
+        log.contains("quarantine") && log.contains("join"),
+        "the message says where it went and what to do: {log}"
+    );
     outlast.assert_nothing_left();
 }
 
@@ -137,7 +149,11 @@ fn flip_the_log(folder: &Path) {
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).expect("readable").flatten() {
             let path = entry.path();
-            if path.is_dir() { folders.push(path) } else { files.push((entry.metadata().expect("known").len(), path)) }
+            if path.is_dir() {
+                folders.push(path)
+            } else {
+                files.push((entry.metadata().expect("known").len(), path))
+            }
         }
     }
     let (_, biggest) = files.into_iter().max().expect("a file");

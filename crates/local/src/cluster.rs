@@ -146,12 +146,17 @@ impl LocalCluster {
     }
 
     async fn bring_up(&mut self) -> Result<()> {
-        let voters = |n: usize| {
-            move |status: &pb::ClusterStatusResponse| count_voters(status) >= n && !status.leader.is_empty()
-        };
-        for i in 0..self.coordinators.len() {
-            self.coordinators[i].start()?;
-            self.wait_status(&format!("coordinator c{} to vote", i + 1), voters(i + 1)).await?;
+        // The first makes the cluster; the others join all at once, as machines do that boot together.
+        for wanted in [1, self.coordinators.len()] {
+            for coordinator in &mut self.coordinators[..wanted] {
+                if coordinator.pid().is_none() {
+                    coordinator.start()?;
+                }
+            }
+            let whole = |status: &pb::ClusterStatusResponse| {
+                count_voters(status) >= wanted && !status.leader.is_empty()
+            };
+            self.wait_status(&format!("{wanted} coordinators to vote"), whole).await?;
         }
         for agent in &mut self.agents {
             agent.start()?;

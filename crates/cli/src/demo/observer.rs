@@ -44,7 +44,11 @@ impl Seen {
     /// When an attempt newer than this one was first seen at a step that no attempt up to it had made.
     pub(super) fn new_ground_after(&self, attempt: u64) -> Option<WallTime> {
         let old = self.last_step_until(attempt);
-        self.first_seen.range((attempt + 1, 0)..).filter(|((_, step), _)| *step > old).map(|(_, at)| *at).min()
+        self.first_seen
+            .range((attempt + 1, 0)..)
+            .filter(|((_, step), _)| *step > old)
+            .map(|(_, at)| *at)
+            .min()
     }
 
     /// When an event of this kind was first logged at or after `since`.

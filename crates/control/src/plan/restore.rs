@@ -1,8 +1,10 @@
 //! Which checkpoint an attempt starts from. "There is none" and "it cannot be read now" are different answers: step
 //! zero is never chosen while any sealed checkpoint exists (invariant 35).
 
+use outlast_types::Cause;
+
 use super::{AGAIN_MS, Pass};
-use crate::state::{Checkpoint, Command, Group, Job, RestoreDecision};
+use crate::state::{Attempt, Checkpoint, Command, Group, Job, RestoreDecision};
 
 pub(super) enum Restore {
     From(RestoreDecision),
@@ -12,7 +14,11 @@ pub(super) enum Restore {
 pub(super) fn decide(pass: &mut Pass<'_>, job: &Job, group: &Group) -> Restore {
     let sealed = job.sealed_of(group.id.index);
     let mut passed_over = Vec::new();
-    for checkpoint in &sealed {
+    for (i, checkpoint) in sealed.iter().enumerate() {
+        if let Some(why) = failed_too_often(group, checkpoint).filter(|_| i + 1 < sealed.len()) {
+            passed_over.push((checkpoint.seq, why));
+            continue;
+        }
         if pass.state.is_good(checkpoint) {
             return Restore::From(RestoreDecision { from: Some(checkpoint.seq), passed_over });
         }
@@ -41,6 +47,19 @@ pub(super) fn decide(pass: &mut Pass<'_>, job: &Job, group: &Group) -> Restore {
             away(pass, newest)
         )),
     }
+}
+
+/// Attempts in a row that could not restore one checkpoint, after which an older one is tried: its live holders have
+/// no good bytes, and one that may have them is away (else it would be quarantined).
+const RESTORES_MAX: usize = 3;
+
+fn failed_too_often(group: &Group, checkpoint: &Checkpoint) -> Option<String> {
+    let failed = |attempt: &&Attempt| {
+        attempt.restore.from == Some(checkpoint.seq)
+            && matches!(attempt.cause, Some(Cause::RestoreFailed { .. }))
+    };
+    let failures = group.attempts.iter().filter(failed).count();
+    (failures >= RESTORES_MAX).then(|| format!("{failures} attempts could not restore it"))
 }
 
 /// A rank whose bytes nobody has any more: every disk that held them was replaced.

@@ -568,6 +568,24 @@ fn a_checkpoint_that_every_rank_restored_is_proven_and_one_without_good_bytes_is
 }
 
 #[test]
+fn bytes_that_are_merely_away_keep_a_checkpoint_out_of_quarantine() {
+    let mut world = World::new(3);
+    let a = world.running_job("a", &json!({"workers": 1}));
+    let seq = world.sealed(a, 1, &[1, 2]);
+    world.lose(2);
+    world.exited(a, 0, ExitStatus::Code(1));
+    world.release_all(a);
+    world.wait(60_000);
+    world.pass();
+    let b = attempt(1, 2);
+    let reason = "hash mismatch".to_owned();
+    let failed = Observation::RestoreFailed { attempt: b, rank: 0, seq, corrupt: true, reason };
+    world.observe(world.place(b, 0), failed);
+    assert_eq!(world.state.jobs[&JobId(1)].checkpoints[&seq].state, CheckpointState::Sealed);
+    assert_eq!(world.state.attempt(&b).map(|b| b.phase), Some(AttemptPhase::Stopping));
+}
+
+#[test]
 fn a_new_disk_drops_the_nodes_holders() {
     let mut world = World::new(2);
     let a = world.running_job("a", &json!({}));

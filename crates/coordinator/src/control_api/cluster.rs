@@ -52,8 +52,11 @@ impl ControlHandler {
         let actor = Actor::Operator("coordinator".to_owned());
         let id = match member.change(envelope(actor, source, Some(id), command), WRITE_DEADLINE).await {
             Ok(decided) => read_added(decided.response)?,
-            // It asked before, and did not get the answer.
-            Err(failure @ Failure::Conflict { .. }) => unused_id(&member, &address).await?.ok_or(failure)?,
+            // It asked before, and did not get the answer; or another one joined in the same entry.
+            Err(Failure::Conflict { reason, .. }) => match unused_id(&member, &address).await? {
+                Some(id) => id,
+                None => return Err(not_this_time(&member, &address, reason)),
+            },
             Err(failure) => return Err(failure),
         };
         Ok(pb::JoinClusterResponse {
@@ -80,6 +83,18 @@ impl ControlHandler {
         membership::change(&member, coordinator_id(id)?, change, MEMBERSHIP_DEADLINE).await?;
         self.cluster_status().await
     }
+}
+
+/// A conflict is final where the address is taken; else the next try gets an id of its own.
+fn not_this_time(member: &Member, address: &str, reason: String) -> Failure {
+    let taken = member
+        .consensus
+        .read(|state| state.coordinators.values().any(|record| !record.removed && record.address == address));
+    if taken {
+        let hint = format!("remove the coordinator at {address} first: outlast cluster remove ID");
+        return Failure::Conflict { reason, hint };
+    }
+    Failure::Unavailable { reason, hint: "try again".to_owned(), retry_after_ms: 100 }
 }
 
 fn read_added(response: Response) -> Result<CoordinatorId, Failure> {

@@ -1,6 +1,6 @@
 //! `Observe`: what an agent saw, numbered per registration; repeats are skipped, gaps refused (invariant 31).
 
-use outlast_types::{AttemptId, Cause, CheckpointSeq, Digest, JobKind, NodeId, RegistrationId};
+use outlast_types::{AttemptId, Cause, CheckpointSeq, Digest, JobId, JobKind, NodeId, RegistrationId};
 
 use super::{Context, Handled, REASON_BYTES_MAX, bounded, conflict, invalid};
 use crate::state::{
@@ -180,11 +180,19 @@ impl ClusterState {
         // Only the attempt that may act for its group can say that a checkpoint is bad (invariant 24).
         let restores_it =
             self.attempt(id).is_some_and(|attempt| attempt.is_current() && attempt.restore.from == Some(seq));
-        if corrupt && restores_it {
+        // The agent can ask live holders only: one that is away may still have good bytes.
+        if corrupt && restores_it && self.all_holders_live(id.group.job, seq, rank) {
             let evidence = format!("rank {rank} of {id} found no good bytes at any holder: {reason}");
             self.quarantine_if_sealed(cx, id.group.job, seq, &evidence);
         }
         self.begin_stop(cx, id, Cause::RestoreFailed { rank, node: node.clone(), reason }, false);
+    }
+
+    fn all_holders_live(&self, job: JobId, seq: CheckpointSeq, rank: u32) -> bool {
+        let checkpoint = self.jobs.get(&job).and_then(|job| job.checkpoints.get(&seq));
+        let shard =
+            checkpoint.and_then(|checkpoint| checkpoint.shards.iter().find(|shard| shard.rank == rank));
+        shard.is_none_or(|shard| shard.holders.iter().all(|holder| self.is_live_holder(holder)))
     }
 
     pub(super) fn exited(
