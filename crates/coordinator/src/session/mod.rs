@@ -4,6 +4,7 @@
 mod checkpoints;
 mod desired;
 mod observer;
+mod registering;
 mod service;
 mod stream;
 

@@ -14,24 +14,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outlast_consensus::AppliedEntry;
-use outlast_control::state::{
-    AdoptedWorker, ClusterState, Command, Event, NodeCondition, Observation, Refusal, Registration, Response,
-};
+use outlast_control::state::{AdoptedWorker, ClusterState, Event, Observation, Registration};
 use outlast_proto::node::v1 as pb;
 use outlast_proto::node::v1::agent_message::Message as Up;
 use outlast_proto::node::v1::coordinator_message::Message as Down;
 use outlast_proto::relay::v1::RelayedHeartbeat;
 use outlast_proto::status::Failure;
-use outlast_types::{Actor, CheckpointSeq, JobId, NodeId, RegistrationId};
+use outlast_types::{CheckpointSeq, JobId, NodeId, RegistrationId};
 use tokio::sync::{broadcast, mpsc};
 use tonic::{Status, Streaming};
 
+use super::registering::{End, LastWord, Standing, read_hello, register, rejected, standing};
 use super::{checkpoints, desired, observer};
 use crate::clock::Deadline;
 use crate::member::{Member, stopping};
-use crate::propose::envelope;
 
-const HELLO_DEADLINE: Duration = Duration::from_secs(10);
 /// Registration and the wait for the own state; an agent that is not welcomed by then tries another coordinator.
 const WELCOME_DEADLINE: Duration = Duration::from_secs(5);
 /// An agent that reads nothing for so long is gone, or will come back with a session of its own.
@@ -46,27 +43,6 @@ const LOOK_PERIOD: Duration = Duration::from_secs(1);
 
 type Events = broadcast::Receiver<Arc<AppliedEntry>>;
 type DownSender = mpsc::Sender<Result<pb::CoordinatorMessage, Status>>;
-
-/// Why a session ended, where the agent should be told.
-enum End {
-    Closed,
-    Refused { reason: String, word: LastWord },
-    Failed(Failure),
-}
-
-/// What an agent that is refused should do.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum LastWord {
-    TryAgain,
-    RegisterAnew,
-    GiveUp,
-}
-
-impl From<Failure> for End {
-    fn from(failure: Failure) -> Self {
-        End::Failed(failure)
-    }
-}
 
 /// Serves one session to its end.
 pub(super) async fn run(
@@ -151,10 +127,6 @@ async fn welcome(
     Ok((session, events))
 }
 
-fn rejected(field: &str, reason: &str) -> Failure {
-    Failure::Rejected { reason: format!("field `{field}`: {reason}"), hint: String::new() }
-}
-
 /// What should run is in the state, but what became of checkpoints meanwhile is told by events only: with the next
 /// session's Hello the agent asks about all that it has.
 fn missed_events() -> Failure {
@@ -162,61 +134,6 @@ fn missed_events() -> Failure {
         reason: "this session missed entries of the log".to_owned(),
         hint: "open another session".to_owned(),
         retry_after_ms: 100,
-    }
-}
-
-async fn read_hello(up: &mut Streaming<pb::AgentMessage>) -> Result<pb::Hello, End> {
-    let first = tokio::time::timeout(HELLO_DEADLINE, up.message()).await;
-    match first {
-        Ok(Ok(Some(pb::AgentMessage { message: Some(Up::Hello(hello)) }))) => Ok(hello),
-        Ok(Ok(Some(_))) => Err(rejected("message", "the first message must be Hello").into()),
-        Ok(Ok(None)) | Ok(Err(_)) | Err(_) => Err(End::Closed),
-    }
-}
-
-async fn register(
-    member: &Member,
-    registration: Registration,
-    source: Option<String>,
-    deadline: Deadline,
-) -> Result<u64, End> {
-    let (node, id) = (registration.node.clone(), registration.registration);
-    let actor = Actor::Agent(node.clone());
-    let command = Command::RegisterNode(Box::new(registration));
-    let decided = member.decide(envelope(actor, source, None, command), deadline).await?;
-    match decided.response {
-        Response::Registered { index } => Ok(index),
-        // A bound may be reached now and not later; everything else stays as it is.
-        Response::Refused(refusal @ Refusal::Exhausted { .. }) => {
-            Err(End::Refused { reason: refusal.to_string(), word: LastWord::TryAgain })
-        }
-        Response::Refused(refusal) => {
-            // Why is in the state that refused it.
-            member.wait_applied(decided.index, deadline).await?;
-            let lost = member.state(|state| standing(state, &node, id)) == Standing::Lost;
-            let word = if lost { LastWord::RegisterAnew } else { LastWord::GiveUp };
-            Err(End::Refused { reason: refusal.to_string(), word })
-        }
-        other => Err(Failure::Fatal { reason: format!("a registration was answered with {other:?}") }.into()),
-    }
-}
-
-/// What a registration counts for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Standing {
-    Current,
-    /// Its node was declared Lost, and may come back under a new one.
-    Lost,
-    ReplacedBy(RegistrationId),
-    Unknown,
-}
-
-fn standing(state: &ClusterState, node: &NodeId, registration: RegistrationId) -> Standing {
-    match state.nodes.get(node) {
-        None => Standing::Unknown,
-        Some(node) if node.registration != registration => Standing::ReplacedBy(node.registration),
-        Some(node) if node.condition == NodeCondition::Lost => Standing::Lost,
-        Some(_) => Standing::Current,
     }
 }
 

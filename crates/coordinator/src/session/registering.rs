@@ -1,0 +1,96 @@
+//! From Hello to a registration that is applied, and what a registration counts for.
+
+use std::time::Duration;
+
+use outlast_control::state::{ClusterState, Command, NodeCondition, Refusal, Registration, Response};
+use outlast_proto::node::v1 as pb;
+use outlast_proto::node::v1::agent_message::Message as Up;
+use outlast_proto::status::Failure;
+use outlast_types::{Actor, NodeId, RegistrationId};
+use tonic::Streaming;
+
+use crate::clock::Deadline;
+use crate::member::Member;
+use crate::propose::envelope;
+
+const HELLO_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Why a session ended, where the agent should be told.
+pub(super) enum End {
+    Closed,
+    Refused { reason: String, word: LastWord },
+    Failed(Failure),
+}
+
+/// What an agent that is refused should do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum LastWord {
+    TryAgain,
+    RegisterAnew,
+    GiveUp,
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        End::Failed(failure)
+    }
+}
+
+pub(super) fn rejected(field: &str, reason: &str) -> Failure {
+    Failure::Rejected { reason: format!("field `{field}`: {reason}"), hint: String::new() }
+}
+
+pub(super) async fn read_hello(up: &mut Streaming<pb::AgentMessage>) -> Result<pb::Hello, End> {
+    let first = tokio::time::timeout(HELLO_DEADLINE, up.message()).await;
+    match first {
+        Ok(Ok(Some(pb::AgentMessage { message: Some(Up::Hello(hello)) }))) => Ok(hello),
+        Ok(Ok(Some(_))) => Err(rejected("message", "the first message must be Hello").into()),
+        Ok(Ok(None)) | Ok(Err(_)) | Err(_) => Err(End::Closed),
+    }
+}
+
+pub(super) async fn register(
+    member: &Member,
+    registration: Registration,
+    source: Option<String>,
+    deadline: Deadline,
+) -> Result<u64, End> {
+    let (node, id) = (registration.node.clone(), registration.registration);
+    let actor = Actor::Agent(node.clone());
+    let command = Command::RegisterNode(Box::new(registration));
+    let decided = member.decide(envelope(actor, source, None, command), deadline).await?;
+    match decided.response {
+        Response::Registered { index } => Ok(index),
+        // A bound may be reached now and not later; everything else stays as it is.
+        Response::Refused(refusal @ Refusal::Exhausted { .. }) => {
+            Err(End::Refused { reason: refusal.to_string(), word: LastWord::TryAgain })
+        }
+        Response::Refused(refusal) => {
+            // Why is in the state that refused it.
+            member.wait_applied(decided.index, deadline).await?;
+            let lost = member.state(|state| standing(state, &node, id)) == Standing::Lost;
+            let word = if lost { LastWord::RegisterAnew } else { LastWord::GiveUp };
+            Err(End::Refused { reason: refusal.to_string(), word })
+        }
+        other => Err(Failure::Fatal { reason: format!("a registration was answered with {other:?}") }.into()),
+    }
+}
+
+/// What a registration counts for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    Current,
+    /// Its node was declared Lost, and may come back under a new one.
+    Lost,
+    ReplacedBy(RegistrationId),
+    Unknown,
+}
+
+pub(super) fn standing(state: &ClusterState, node: &NodeId, registration: RegistrationId) -> Standing {
+    match state.nodes.get(node) {
+        None => Standing::Unknown,
+        Some(node) if node.registration != registration => Standing::ReplacedBy(node.registration),
+        Some(node) if node.condition == NodeCondition::Lost => Standing::Lost,
+        Some(_) => Standing::Current,
+    }
+}
