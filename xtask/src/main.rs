@@ -76,15 +76,20 @@ fn lint() -> Result<()> {
     }
 }
 
+/// The binary that the tests of the command line and of clusters run. All steps name the whole workspace: with fewer
+/// packages cargo would choose other features of the dependencies, and build these again.
+fn build() -> Result<()> {
+    cargo("build", &["build", "--quiet", "--workspace", "--bins"])
+}
+
 fn unit() -> Result<()> {
-    // The binary first: the tests of the command line and of clusters run it.
-    cargo("build", &["build", "--quiet", "--package", "outlast"])?;
+    build()?;
     cargo("unit and property tests", &["test", "--quiet", "--workspace", "--exclude", "outlast-tests"])
 }
 
 fn cluster(name: Option<&str>) -> Result<()> {
-    cargo("build", &["build", "--quiet", "--package", "outlast"])?;
-    let mut args = vec!["test", "--package", "outlast-tests", "--"];
+    build()?;
+    let mut args = vec!["test", "--workspace", "--test", "all", "--"];
     args.extend(name);
     // One cluster at a time: each has its own idea of time, and there are two cores.
     args.extend(["--test-threads", "1"]);
