@@ -586,6 +586,16 @@ fn bytes_that_are_merely_away_keep_a_checkpoint_out_of_quarantine() {
 }
 
 #[test]
+fn the_release_of_a_rank_that_could_not_start_adds_no_cause() {
+    let mut world = World::new(2);
+    let a = world.running_job("a", &json!({"workers": 1}));
+    let reason = "no such program".to_owned();
+    world.observe(world.place(a, 0), Observation::StartFailed { attempt: a, rank: 0, reason });
+    world.released(a, 0);
+    assert_eq!(world.state.attempt(&a).map(|a| a.later_causes.len()), Some(0));
+}
+
+#[test]
 fn a_new_disk_drops_the_nodes_holders() {
     let mut world = World::new(2);
     let a = world.running_job("a", &json!({}));

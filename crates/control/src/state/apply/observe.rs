@@ -253,8 +253,10 @@ impl ClusterState {
             .is_some_and(|seat| seat.exit.is_some());
         self.release(cx, id, rank);
         self.touch_node(cx.index, node);
-        // Gone without a word of how it ended: nothing of the attempt is left there.
-        if !ended {
+        // Gone without a word of how it ended: nothing of the attempt is left there. A rank of an attempt that is being
+        // stopped, or that never started, has nothing to tell.
+        let runs = self.attempt(id).is_some_and(|attempt| attempt.phase != AttemptPhase::Stopping);
+        if !ended && runs {
             self.begin_stop(cx, id, Cause::NodeRestarted { node: node.clone() }, false);
         }
     }
