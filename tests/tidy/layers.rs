@@ -17,7 +17,7 @@ const PURE: &[(&str, &[&str])] = &[
 const ONLY: &[(&str, &[&str])] = &[
     ("openraft", &["outlast-consensus"]),
     ("sled", &["outlast-consensus"]),
-    ("prost", &["outlast-proto", "outlast-consensus", "outlast-coordinator"]),
+    ("prost", &["outlast-proto", "outlast-coordinator"]),
     ("outlast-consensus", &["outlast-coordinator", "outlast"]),
     ("outlast-process", &["outlast-agent", "outlast"]),
     ("outlast-coordinator", &["outlast"]),
