@@ -1,8 +1,10 @@
 //! What the commands that run a whole cluster on this machine share (demo, bench).
 
 use std::error::Error;
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
+use outlast_types::WallTime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::problem::{Exit, Problem};
@@ -25,4 +27,10 @@ pub(crate) async fn interrupted() -> Result<()> {
 pub(crate) fn problem(what: &str, error: &anyhow::Error) -> Problem {
     let error: &dyn Error = error.as_ref();
     Problem::new(Exit::Failed, what).because_of(error)
+}
+
+/// All processes of the cluster share this clock.
+pub(crate) fn wall_now() -> WallTime {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    WallTime(since.as_millis() as u64)
 }

@@ -18,21 +18,13 @@ pub struct Builder {
     coordinators: usize,
     agents: usize,
     agent_args: Vec<String>,
-    coordinator_args: Vec<String>,
     folder: Option<PathBuf>,
 }
 
 impl Builder {
     /// `exe`: the `outlast` binary.
     pub fn new(exe: impl Into<PathBuf>) -> Self {
-        Self {
-            exe: exe.into(),
-            coordinators: 3,
-            agents: 4,
-            agent_args: Vec::new(),
-            coordinator_args: Vec::new(),
-            folder: None,
-        }
+        Self { exe: exe.into(), coordinators: 3, agents: 4, agent_args: Vec::new(), folder: None }
     }
     pub fn coordinators(mut self, n: usize) -> Self {
         self.coordinators = n;
@@ -45,10 +37,6 @@ impl Builder {
     /// More arguments for every agent.
     pub fn agent_args(mut self, args: &[&str]) -> Self {
         self.agent_args = args.iter().map(ToString::to_string).collect();
-        self
-    }
-    pub fn coordinator_args(mut self, args: &[&str]) -> Self {
-        self.coordinator_args = args.iter().map(ToString::to_string).collect();
         self
     }
     /// Where everything lies; by default a temporary folder that goes with the cluster.
@@ -92,7 +80,6 @@ impl Builder {
         } else {
             args.extend(["--join".to_owned(), first.to_owned()]);
         }
-        args.extend(self.coordinator_args.iter().cloned());
         Daemon::new(&name, address, root, &self.exe, args)
     }
 

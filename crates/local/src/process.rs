@@ -49,11 +49,6 @@ impl Daemon {
         Ok(())
     }
 
-    /// Replaces the arguments for the next start.
-    pub fn set_args(&mut self, args: Vec<String>) {
-        self.args = args;
-    }
-
     pub fn pid(&self) -> Option<i32> {
         self.child.as_ref().map(|child| child.id() as i32)
     }
@@ -108,10 +103,6 @@ impl Daemon {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
         let all: Vec<&str> = text.lines().collect();
         all[all.len().saturating_sub(lines)..].join("\n")
-    }
-
-    pub fn log_path(&self) -> &Path {
-        &self.log
     }
 }
 

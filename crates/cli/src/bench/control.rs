@@ -13,8 +13,9 @@ use outlast_types::WallTime;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use super::events::{Events, wall_now};
+use super::events::Events;
 use super::figures::{Figures, quantile};
+use crate::local::wall_now;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ControlArgs {

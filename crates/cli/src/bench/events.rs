@@ -1,6 +1,6 @@
 //! Everything that happens in the cluster, with the leader's wall clock, to be searched.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use outlast_client::Client;
@@ -8,12 +8,6 @@ use outlast_proto::control::v1::Event;
 use outlast_types::WallTime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-
-/// All processes share this machine's clock.
-pub(super) fn wall_now() -> WallTime {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    WallTime(since.as_millis() as u64)
-}
 
 pub(super) struct Events {
     seen: watch::Receiver<Vec<(WallTime, Event)>>,

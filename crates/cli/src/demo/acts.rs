@@ -8,9 +8,10 @@ use outlast_local::LocalCluster;
 use outlast_types::WallTime;
 use rustix::process::Signal;
 
-use super::observer::{Observer, Seen, wall_now};
+use super::observer::{Observer, Seen};
 use super::report::Report;
 use super::screen::Screen;
+use crate::local::wall_now;
 
 /// A busy machine may take several times as long as the table at the end says.
 const DEADLINE: Duration = Duration::from_secs(90);

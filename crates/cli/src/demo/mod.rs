@@ -95,10 +95,9 @@ async fn play(args: &DemoArgs, screen: &Screen) -> Result<ExitCode> {
     ensure!(job.state == "succeeded", "the job {}: {}", job.state, job.reason);
     fill(&mut report, &job, &observer, &TrainingResult::read(&result_file)?, &reference.finish()?);
     screen.finish();
-    if args.keep {
-        keep_running(&cluster, screen).await;
+    if !args.keep {
+        report.leftover_processes = cluster.stop().len();
     }
-    report.leftover_processes = cluster.stop().len();
     report.total_s = started.elapsed().as_secs_f64();
     println!("\nWhat was measured\n\n{}", report.table());
     if let Some(file) = &args.json {
@@ -107,6 +106,9 @@ async fn play(args: &DemoArgs, screen: &Screen) -> Result<ExitCode> {
     }
     let good = report.is_good();
     println!("{}", if good { "The job outlived them all." } else { "FAILED: see the table above." });
+    if args.keep {
+        keep_running(&cluster, screen).await;
+    }
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -154,6 +156,7 @@ fn fill(
         .collect();
 }
 
+/// Never returns: Ctrl-C ends the play. What was measured has been told by then.
 async fn keep_running(cluster: &LocalCluster, screen: &Screen) {
     screen.say("the cluster goes on running; try, in another terminal:");
     screen.say(&format!("  export OUTLAST_COORDINATOR={}", cluster.endpoints()));

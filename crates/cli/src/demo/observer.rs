@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use outlast_client::Client;
@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::screen::Screen;
+use crate::local::wall_now;
 
 /// What has been seen so far.
 #[derive(Clone, Debug, Default)]
@@ -65,11 +66,6 @@ pub(super) struct Observer {
 
 /// Between two looks at the job's steps.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-
-pub(super) fn wall_now() -> WallTime {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    WallTime(since.as_millis() as u64)
-}
 
 impl Observer {
     pub(super) fn start(client: Client, job: &str, screen: Screen) -> Self {
