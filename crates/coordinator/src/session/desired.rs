@@ -1,6 +1,8 @@
 //! What a node should run, computed from the applied state alone: the same state gives the same answer at every
 //! coordinator.
 
+use std::cell::LazyCell;
+
 use outlast_control::state::{
     AdoptedWorker, Assignment, AssignmentPhase, Attempt, AttemptPhase, Bundle, Checkpoint, ClusterState, Job,
     JobState, Node, NodeCondition,
@@ -18,9 +20,11 @@ const AUTO_EVERY_MS: u64 = 30_000;
 
 /// Everything that the node holds. Absence stops nothing (the agent keeps that rule); `stop` does.
 pub(super) fn desired_workers(state: &ClusterState, node: &NodeId) -> Vec<pb::DesiredWorker> {
+    // Every node is looked at for it: once, however many workers there are.
+    let domains = LazyCell::new(|| state.live_domains().len());
     state
         .held_on(node)
-        .map(|(job, _, attempt, assignment)| desired_worker(state, node, job, attempt, assignment))
+        .map(|(job, _, attempt, assignment)| desired_worker(state, node, job, attempt, assignment, *domains))
         .collect()
 }
 
@@ -52,6 +56,7 @@ fn desired_worker(
     job: &Job,
     attempt: &Attempt,
     assignment: &Assignment,
+    live_domains: usize,
 ) -> pb::DesiredWorker {
     let spec = &job.spec;
     let stop = is_stopped(job, attempt);
@@ -61,7 +66,7 @@ fn desired_worker(
         Every::Steps(steps) => (0, steps),
         Every::Auto => (AUTO_EVERY_MS, 0),
     };
-    let wanted = ClusterState::wanted_durability(spec, state.live_domains().len());
+    let wanted = ClusterState::wanted_durability(spec, live_domains);
     let replicas = if wanted == Durability::Local { 1 } else { 2 };
     pb::DesiredWorker {
         attempt: attempt.id.to_string(),

@@ -3,6 +3,7 @@
 
 mod checkpoints;
 mod desired;
+mod look;
 mod observer;
 mod registering;
 mod service;

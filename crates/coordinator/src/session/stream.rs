@@ -22,8 +22,10 @@ use outlast_proto::relay::v1::RelayedHeartbeat;
 use outlast_proto::status::Failure;
 use outlast_types::{CheckpointSeq, JobId, NodeId, RegistrationId};
 use tokio::sync::{broadcast, mpsc};
+use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
+use super::look::{Concern, PeerLook};
 use super::registering::{End, LastWord, Standing, read_hello, register, rejected, standing};
 use super::{checkpoints, desired, observer};
 use crate::clock::Deadline;
@@ -78,10 +80,13 @@ struct Session {
     sent_index: Option<u64>,
     /// The jobs in it.
     sent_jobs: BTreeSet<JobId>,
+    /// The index of the state that was looked at last.
+    looked_index: u64,
     /// Jobs that the agent said it has shards of.
     held_jobs: BTreeSet<JobId>,
     /// What already ran when the registration was made.
     adopted: Vec<AdoptedWorker>,
+    peers: PeerLook,
 }
 
 /// From Hello to Welcome.
@@ -120,8 +125,10 @@ async fn welcome(
         sent: Vec::new(),
         sent_index: None,
         sent_jobs: BTreeSet::new(),
+        looked_index: 0,
         held_jobs: BTreeSet::new(),
         adopted,
+        peers: PeerLook::default(),
     };
     session.greet(index, &hello.held).await?;
     Ok((session, events))
@@ -196,7 +203,8 @@ impl Session {
                 Some(grant) = granted.recv() => self.send(Down::Lease(grant)).await,
                 Some(outcome) = observed.recv() => self.handle_observed(outcome).await,
                 entry = events.recv() => self.handle_applied(entry).await,
-                _ = look.tick() => self.send_changes().await,
+                () = self.peers.due() => self.send_changes().await,
+                _ = look.tick() => self.look_again().await,
                 () = shutdown.cancelled() => Err(stopping().into()),
                 () = self.down.closed() => Err(End::Closed),
             };
@@ -275,9 +283,7 @@ impl Session {
                 if entry.replaced {
                     return Err(missed_events().into());
                 }
-                if self.is_concerned(&entry.events) {
-                    self.send_changes().await?;
-                }
+                self.look_after(&entry.events).await?;
                 self.send_checkpoints(&entry.events).await
             }
             Err(broadcast::error::RecvError::Lagged(_)) => Err(missed_events().into()),
@@ -285,23 +291,34 @@ impl Session {
         }
     }
 
-    /// Whether the events may change what this node should run. Cheap: every session asks it of every entry.
-    fn is_concerned(&self, events: &[Event]) -> bool {
+    /// Looks at what this node should run where the events may have changed it. Cheap: every session does it with every
+    /// entry, so a node that runs nothing does not look at all, and changes among the peers are looked at together.
+    async fn look_after(&mut self, events: &[Event]) -> Result<(), End> {
         let changed_at =
             |state: &ClusterState| state.nodes.get(&self.node).map(|node| node.assignments_changed_at);
-        self.member.state(changed_at) > self.sent_index
-            || events.iter().any(|event| match event {
-                // Other nodes are peers for copies, bundles and restores.
-                Event::NodeRegistered { .. } | Event::NodeLost { .. } | Event::NodeChanged { .. } => true,
-                other => other.job().is_some_and(|job| self.sent_jobs.contains(&job)),
-            })
+        if self.member.state(changed_at) > self.sent_index {
+            return self.send_changes().await;
+        }
+        match Concern::of(&self.node, &self.sent_jobs, events) {
+            Concern::Own => return self.send_changes().await,
+            Concern::Peers if !self.sent.is_empty() => self.peers.want(Instant::now()),
+            Concern::Peers | Concern::Nothing => {}
+        }
+        Ok(())
+    }
+
+    /// Where nothing was applied since the last look there is nothing to see.
+    async fn look_again(&mut self) -> Result<(), End> {
+        let is_old = self.member.state(|state| state.applied > self.looked_index);
+        if is_old { self.send_changes().await } else { Ok(()) }
     }
 
     /// Sends the desired state where it changed, and ends the session where its registration is over.
     async fn send_changes(&mut self) -> Result<(), End> {
+        self.peers.done();
         self.check_registration()?;
         let (index, workers, changed_at, jobs) = self.desired_now();
-        self.sent_jobs = jobs;
+        (self.looked_index, self.sent_jobs) = (index, jobs);
         let has_moved = self.sent_index.is_none_or(|sent| changed_at > sent);
         if has_moved || workers != self.sent {
             return self.send_workers(index, workers).await;
@@ -311,7 +328,7 @@ impl Session {
 
     async fn send_desired(&mut self) -> Result<(), End> {
         let (index, workers, _, jobs) = self.desired_now();
-        self.sent_jobs = jobs;
+        (self.looked_index, self.sent_jobs) = (index, jobs);
         self.send_workers(index, workers).await
     }
 
