@@ -10,6 +10,7 @@
 //! the load of the API, and end at once when the office is dropped.
 
 mod board;
+mod in_flight;
 mod lease_loop;
 mod lost;
 mod planner_loop;

@@ -1,10 +1,9 @@
-//! The planner's shell: looks whenever something happened, proposes what the pure function wants, and looks again only
-//! when the answers are there, so that nothing is proposed twice.
+//! The planner's shell: looks whenever something happened, and proposes in the background what the pure function wants,
+//! except what is under way already. A pass never waits for an answer; an answer is a reason for the next pass.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use outlast_control::plan::{Now, Observations, Plan, plan};
 use outlast_control::state::{Command, Envelope, Incarnation, Refusal, Response};
 use outlast_proto::FieldError;
@@ -13,6 +12,7 @@ use outlast_proto::node::v1::{Progress, Receipt};
 use outlast_types::{Actor, BootTime};
 use tokio::sync::mpsc;
 
+use super::in_flight::{InFlight, Subject};
 use super::{Board, seal};
 use crate::clock::{boot_now, wall_now};
 use crate::member::Member;
@@ -23,8 +23,7 @@ pub(super) const SOFT_MAX: usize = 4_096;
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 /// At least this often, whatever the plan says.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
-/// Commands under way at a time; the consensus batches them into few entries.
-const PROPOSALS_MAX: usize = 512;
+/// Of each proposal; what became of it is in the state that the pass after it looks at.
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// What one heartbeat said beside "I live".
@@ -39,6 +38,7 @@ struct PlannerLoop {
     incarnation: Incarnation,
     board: Arc<Board>,
     seen: Observations,
+    in_flight: InFlight,
     /// Before the next pass. Grows while commands are refused: a refusal is an entry too, and would wake the planner for
     /// the same command again and again.
     pause: Duration,
@@ -53,13 +53,16 @@ pub(super) async fn run(
 ) {
     let seen = Observations::new(boot_now());
     let mut applied = member.consensus.applied();
-    let mut planner = PlannerLoop { member, incarnation, board, seen, pause: PAUSE_MIN };
+    let in_flight = InFlight::default();
+    let mut answer = None;
+    let mut planner = PlannerLoop { member, incarnation, board, seen, in_flight, pause: PAUSE_MIN };
     loop {
         applied.mark_unchanged();
         while let Ok(soft) = inbox.try_recv() {
             planner.take_soft_state(soft);
         }
-        let next_check = planner.pass().await;
+        planner.take_answers(answer.take());
+        let next_check = planner.pass();
         tokio::time::sleep(planner.pause).await;
         let check = tokio::time::sleep(next_check);
         tokio::pin!(check);
@@ -74,6 +77,10 @@ pub(super) async fn run(
                         break;
                     }
                 }
+                is_applied = planner.in_flight.answered() => {
+                    answer = Some(is_applied);
+                    break;
+                }
                 () = planner.board.conditions_changed.notified() => break,
                 () = &mut check => break,
             }
@@ -82,8 +89,8 @@ pub(super) async fn run(
 }
 
 impl PlannerLoop {
-    /// Looks, proposes, waits for the answers; says when to look again at the latest.
-    async fn pass(&mut self) -> Duration {
+    /// Looks and proposes; says when to look again at the latest.
+    fn pass(&mut self) -> Duration {
         self.seen.suspects = self.board.suspects();
         let now = Now { boot: boot_now(), wall: wall_now() };
         let seen = &mut self.seen;
@@ -98,8 +105,7 @@ impl PlannerLoop {
         self.forget_progress();
         let next_check = planned.next_check_ms.map_or(PAUSE_MAX, Duration::from_millis);
         self.board.set_waiting(planned.waiting.clone());
-        let is_done = self.execute(planned).await;
-        self.pause = if is_done { PAUSE_MIN } else { (self.pause * 2).min(PAUSE_MAX) };
+        self.propose_all(planned);
         next_check.clamp(PAUSE_MIN, PAUSE_MAX)
     }
 
@@ -109,40 +115,32 @@ impl PlannerLoop {
         self.board.keep_progress(|attempt| member.state(|state| state.is_current(attempt)));
     }
 
-    /// Whether everything was applied.
-    async fn execute(&self, planned: Plan) -> bool {
+    fn propose_all(&mut self, planned: Plan) {
         let Plan { commands, seals, .. } = planned;
         let seals = seals.into_iter().map(|planned| (seal::command(planned), None));
         let commands = commands.into_iter().map(|planned| (planned.command, planned.cause));
-        let proposals = seals.chain(commands).map(|(command, cause)| self.propose(command, cause));
-        let proposals: Vec<_> = proposals.collect();
-        let outcomes = futures::stream::iter(proposals).buffer_unordered(PROPOSALS_MAX);
-        outcomes.fold(true, |all, is_applied| std::future::ready(all && is_applied)).await
+        for (command, cause) in seals.chain(commands) {
+            let Some(subject) = Subject::of(&command) else {
+                tracing::error!(what = name_of(&command), "a plan holds what no planner decides");
+                continue;
+            };
+            // What is left out here is planned anew by the pass that follows an answer.
+            if self.in_flight.has_room(&subject) {
+                self.in_flight.begin(subject, propose(self.member.clone(), command, cause));
+            }
+        }
     }
 
-    async fn propose(&self, command: Command, cause: Option<String>) -> bool {
-        let what = name_of(&command);
-        let envelope =
-            Envelope { request: None, actor: Actor::System, source: None, cause, at: wall_now(), command };
-        match self.member.propose_here(envelope, PROPOSE_DEADLINE).await {
-            Ok(decided) => match decided.response {
-                Response::Refused(refusal @ (Refusal::Conflict { .. } | Refusal::NotFound { .. })) => {
-                    tracing::debug!(what, %refusal, "the state had moved on; planned anew");
-                    false
-                }
-                Response::Refused(refusal) => {
-                    tracing::warn!(what, %refusal, "a planned command was refused");
-                    false
-                }
-                response => {
-                    tracing::debug!(what, index = decided.index, ?response, "planned command applied");
-                    true
-                }
-            },
-            Err(failure) => {
-                tracing::warn!(what, %failure, "a planned command was not applied; planned anew");
-                false
-            }
+    /// What was answered since the last pass, and what that makes of the pause.
+    fn take_answers(&mut self, first: Option<bool>) {
+        let mut all_applied = first;
+        while let Some(is_applied) = self.in_flight.try_answered() {
+            all_applied = Some(all_applied.unwrap_or(true) && is_applied);
+        }
+        match all_applied {
+            Some(false) => self.pause = (self.pause * 2).min(PAUSE_MAX),
+            None if !self.in_flight.is_empty() => {}
+            Some(true) | None => self.pause = PAUSE_MIN,
         }
     }
 
@@ -192,6 +190,33 @@ impl PlannerLoop {
             );
         }
         Ok(())
+    }
+}
+
+/// Whether the command was applied, by the deadline.
+async fn propose(member: Arc<Member>, command: Command, cause: Option<String>) -> bool {
+    let what = name_of(&command);
+    let envelope =
+        Envelope { request: None, actor: Actor::System, source: None, cause, at: wall_now(), command };
+    match member.propose_here(envelope, PROPOSE_DEADLINE).await {
+        Ok(decided) => match decided.response {
+            Response::Refused(refusal @ (Refusal::Conflict { .. } | Refusal::NotFound { .. })) => {
+                tracing::debug!(what, %refusal, "the state had moved on; planned anew");
+                false
+            }
+            Response::Refused(refusal) => {
+                tracing::warn!(what, %refusal, "a planned command was refused");
+                false
+            }
+            response => {
+                tracing::debug!(what, index = decided.index, ?response, "planned command applied");
+                true
+            }
+        },
+        Err(failure) => {
+            tracing::warn!(what, %failure, "a planned command was not applied; planned anew");
+            false
+        }
     }
 }
 
