@@ -78,6 +78,12 @@ pub enum Cause {
         node: NodeId,
         reason: String,
     },
+    /// These ranks (and so many others) did not start in time, in milliseconds; nobody said why.
+    StartTimeout {
+        ranks: Vec<(u32, NodeId)>,
+        others: u32,
+        waited_ms: u64,
+    },
     Drained {
         node: NodeId,
     },
@@ -111,7 +117,8 @@ impl Cause {
             Cause::NodeLost { .. }
             | Cause::NodeRestarted { .. }
             | Cause::RestoreFailed { .. }
-            | Cause::GpuError { .. } => CauseClass::Infrastructure,
+            | Cause::GpuError { .. }
+            | Cause::StartTimeout { .. } => CauseClass::Infrastructure,
             Cause::Drained { .. } | Cause::Preempted { .. } | Cause::Cancelled | Cause::Completed => {
                 CauseClass::Wanted
             }
@@ -132,6 +139,7 @@ impl Cause {
             Cause::StartFailed { .. } => "start_failed",
             Cause::RestoreFailed { .. } => "restore_failed",
             Cause::GpuError { .. } => "gpu_error",
+            Cause::StartTimeout { .. } => "start_timeout",
             Cause::Drained { .. } => "drained",
             Cause::Preempted { .. } => "preempted",
             Cause::Cancelled => "cancelled",
@@ -150,12 +158,18 @@ impl Cause {
             | Cause::GpuError { node, .. }
             | Cause::Drained { node }
             | Cause::Preempted { node } => Some(node),
-            Cause::Hang { .. } | Cause::Cancelled | Cause::Completed => None,
+            Cause::StartTimeout { ranks, others: 0, .. } => {
+                let (_, node) = ranks.first()?;
+                ranks.iter().all(|(_, other)| other == node).then_some(node)
+            }
+            Cause::StartTimeout { .. } | Cause::Hang { .. } | Cause::Cancelled | Cause::Completed => None,
         }
     }
 
+    /// The rank that the attempt failed at. Of several that did not start the first: the others may have waited for it.
     pub fn rank(&self) -> Option<u32> {
         match self {
+            Cause::StartTimeout { ranks, .. } => ranks.first().map(|(rank, _)| *rank),
             Cause::WorkerExited { rank, .. }
             | Cause::Hang { rank, .. }
             | Cause::StartFailed { rank, .. }
@@ -183,6 +197,15 @@ impl fmt::Display for Cause {
             }
             Cause::GpuError { rank, node, reason } => {
                 write!(f, "GPU error at rank {rank} on {node}: {reason}")
+            }
+            Cause::StartTimeout { ranks, others, waited_ms } => {
+                let ranks: Vec<String> =
+                    ranks.iter().map(|(rank, node)| format!("rank {rank} on {node}")).collect();
+                write!(f, "{}", ranks.join(", "))?;
+                if *others > 0 {
+                    write!(f, " and {others} others")?;
+                }
+                write!(f, " did not start within {:.0} s", *waited_ms as f64 / 1000.0)
             }
             Cause::Drained { node } => write!(f, "node {node} is being drained"),
             Cause::Preempted { node } => write!(f, "preempted on {node}"),

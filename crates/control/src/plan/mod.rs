@@ -12,6 +12,7 @@ mod recovery;
 mod restore;
 mod retention;
 mod seals;
+mod starting;
 
 use std::collections::BTreeMap;
 
@@ -130,7 +131,7 @@ fn plan_group(pass: &mut Pass<'_>, job: &Job, group: &Group) {
             recovery::stopping(pass, job, group, attempt)
         }
         // One wanted stop is enough.
-        Some(attempt) if hang::plan(pass, job, attempt) => {}
+        Some(attempt) if starting::plan(pass, job, attempt) || hang::plan(pass, job, attempt) => {}
         Some(attempt) => drain::plan(pass, job, attempt),
         None if !group.done && !job.is_ending() => recovery::start(pass, job, group),
         None => {}

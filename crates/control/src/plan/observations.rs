@@ -51,8 +51,9 @@ pub struct Observations {
     pub suspects: BTreeSet<NodeId>,
     pub(super) progress: BTreeMap<(AttemptId, u32), Progress>,
     pub(super) gathered: BTreeMap<(JobId, CheckpointSeq), Gathered>,
-    /// When an attempt was first seen Running, Stopping, with a checkpoint requested; a checkpoint Open; a group with
+    /// When an attempt was first seen Starting, Running, Stopping, with a checkpoint requested; a checkpoint Open; a group with
     /// its newest sealed checkpoint out of reach.
+    pub(super) starting_since: BTreeMap<AttemptId, BootTime>,
     pub(super) running_since: BTreeMap<AttemptId, BootTime>,
     pub(super) stopping_since: BTreeMap<AttemptId, BootTime>,
     pub(super) requested_since: BTreeMap<AttemptId, BootTime>,
@@ -67,6 +68,7 @@ impl Observations {
             suspects: BTreeSet::new(),
             progress: BTreeMap::new(),
             gathered: BTreeMap::new(),
+            starting_since: BTreeMap::new(),
             running_since: BTreeMap::new(),
             stopping_since: BTreeMap::new(),
             requested_since: BTreeMap::new(),
@@ -132,9 +134,11 @@ impl Observations {
     /// Notes what is new in the state and forgets what is over. Memory is bounded by the active jobs.
     pub fn follow(&mut self, state: &ClusterState, now: Now) {
         let phase = |id: &AttemptId| state.attempt(id).map(|attempt| attempt.phase);
+        let starting = |id: &AttemptId| phase(id) == Some(AttemptPhase::Starting);
         let stopping = |id: &AttemptId| phase(id) == Some(AttemptPhase::Stopping);
         let running = |id: &AttemptId| phase(id) == Some(AttemptPhase::Running);
         self.progress.retain(|(id, _), _| state.is_current(id));
+        self.starting_since.retain(|id, _| starting(id));
         self.running_since.retain(|id, _| running(id));
         self.stopping_since.retain(|id, _| stopping(id));
         self.requested_since.retain(|id, _| state.is_current(id));
@@ -160,9 +164,10 @@ impl Observations {
         let current = group.current();
         if let Some(attempt) = current {
             let since = match attempt.phase {
+                AttemptPhase::Starting => Some(&mut self.starting_since),
                 AttemptPhase::Running => Some(&mut self.running_since),
                 AttemptPhase::Stopping => Some(&mut self.stopping_since),
-                AttemptPhase::Starting | AttemptPhase::Ended => None,
+                AttemptPhase::Ended => None,
             };
             if let Some(since) = since {
                 since.entry(attempt.id).or_insert(now);

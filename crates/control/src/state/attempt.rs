@@ -172,6 +172,10 @@ impl Attempt {
     pub fn world_size(&self) -> u32 {
         self.assignments.len() as u32
     }
+    /// The ranks that have not started, lowest first.
+    pub fn waits_for(&self) -> impl Iterator<Item = &Assignment> {
+        self.assignments.iter().filter(|seat| seat.started_at.is_none())
+    }
     pub fn assignment(&self, rank: u32) -> Option<&Assignment> {
         self.assignments.get(rank as usize)
     }

@@ -115,6 +115,12 @@ fn every_command() -> Vec<Command> {
             graceful: true,
             incarnation,
         },
+        Command::StopAttempt {
+            attempt,
+            cause: Cause::StartTimeout { ranks: vec![(0, node(1))], others: 1, waited_ms: 5 },
+            graceful: false,
+            incarnation,
+        },
         Command::EndAttempt { attempt, incarnation },
         Command::RequestCheckpoint { attempt, incarnation },
         Command::GiveUp { group: group(1), reason: reason.clone(), incarnation },

@@ -1,7 +1,7 @@
 //! One test a rule of the planner.
 
 use outlast_control::plan::Plan;
-use outlast_control::state::{AttemptPhase, Command, JobState, Rung};
+use outlast_control::state::{AttemptPhase, Command, JobState, Observation, Rung};
 use outlast_types::{BootTime, Cause, Durability, ExitStatus, JobId};
 use serde_json::json;
 
@@ -404,6 +404,91 @@ fn a_hang_time_of_the_users_counts_from_the_leaders_start_and_never_means_never(
     never.look();
     never.wait(100_000_000);
     assert!(never.look().commands.is_empty());
+}
+
+/// What the newest plan stops, with its cause.
+fn stop_of(plan: &Plan) -> Option<Cause> {
+    plan.commands.iter().find_map(|planned| match &planned.command {
+        Command::StopAttempt { cause, graceful: false, .. } => Some(cause.clone()),
+        _ => None,
+    })
+}
+
+#[test]
+fn an_attempt_that_does_not_start_in_ten_minutes_is_stopped_and_names_who_did_not() {
+    let mut world = World::new(3);
+    let job = world.submit("a", &json!({"workers": 3}));
+    world.pass();
+    let a = attempt(job.0, 1);
+    assert_eq!(world.look().next_check_ms, Some(600_000));
+    world.observe(2, Observation::Started { attempt: a, rank: 1 });
+    world.wait(599_999);
+    assert_eq!(stop_of(&world.look()), None);
+    world.wait(1);
+    let plan = world.pass();
+    let ranks = vec![(0, node(1)), (2, node(3))];
+    assert_eq!(stop_of(&plan), Some(Cause::StartTimeout { ranks, others: 0, waited_ms: 600_000 }));
+    let evidence = plan.commands[0].cause.clone().unwrap_or_default();
+    assert_eq!(evidence, "rank 0 on n1, rank 2 on n3 did not start within 600 s");
+    let group = world.state.group(&a.group).expect("kept");
+    assert_eq!((group.user_failures.total, group.infrastructure_failures.total), (0, 1));
+    world.release_all(a);
+    assert_eq!(start_of(&world.pass()).map(|(rung, ..)| rung), Some(Rung::InPlace));
+    assert_eq!(stop_of(&world.look()), None, "the next one has its own time");
+}
+
+#[test]
+fn a_running_attempt_and_a_new_leader_have_nothing_to_do_with_the_time_to_start() {
+    let mut running = World::new(2);
+    running.running_job("a", &json!({}));
+    running.look();
+    running.wait(10_000_000);
+    assert_eq!(stop_of(&running.look()), None);
+    let mut world = World::new(2);
+    world.submit("a", &json!({}));
+    world.pass();
+    world.look();
+    world.wait(599_999);
+    world.seen = outlast_control::plan::Observations::new(BootTime(world.boot_ms));
+    world.look();
+    world.wait(599_999);
+    assert_eq!(stop_of(&world.look()), None, "a new leader begins to count anew");
+    world.wait(1);
+    assert!(stop_of(&world.look()).is_some());
+}
+
+#[test]
+fn a_large_checkpoint_has_room_to_be_restored() {
+    let mut world = World::new(2);
+    let a = world.running_job("a", &json!({"resources": {"cpus": 1}}));
+    let seq = world.open(a, 1);
+    let mut seal = world.seal_of(a, seq, &[1, 2]);
+    if let Command::SealCheckpoint { shards, .. } = &mut seal {
+        // 100 GB: 10,000 s at 10 MB/s.
+        shards[1].size_bytes = 100_000_000_000;
+    }
+    world.does(seal);
+    world.exited(a, 0, ExitStatus::Code(1));
+    world.release_all(a);
+    world.pass();
+    world.look();
+    world.wait(10_599_999);
+    assert_eq!(stop_of(&world.look()), None);
+    world.wait(1);
+    assert!(matches!(stop_of(&world.look()), Some(Cause::StartTimeout { .. })));
+}
+
+#[test]
+fn a_cause_names_a_bounded_number_of_ranks() {
+    let mut world = World::new(5);
+    world.submit("a", &json!({"workers": 20}));
+    world.pass();
+    world.look();
+    world.wait(600_000);
+    let Some(Cause::StartTimeout { ranks, others, .. }) = stop_of(&world.look()) else {
+        panic!("it is late")
+    };
+    assert_eq!((ranks.len(), others), (16, 4));
 }
 
 #[test]

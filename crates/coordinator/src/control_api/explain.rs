@@ -202,9 +202,9 @@ fn group_now(group: &Group, notes: &LeaderNotes) -> Option<String> {
     Some(match group.current() {
         Some(attempt) => {
             let phase = match attempt.phase {
-                AttemptPhase::Starting => "is starting",
-                AttemptPhase::Running => "runs",
-                AttemptPhase::Stopping | AttemptPhase::Ended => "is being stopped",
+                AttemptPhase::Starting => starting_text(attempt),
+                AttemptPhase::Running => "runs".to_owned(),
+                AttemptPhase::Stopping | AttemptPhase::Ended => "is being stopped".to_owned(),
             };
             format!("group {name}: attempt {} {phase}", attempt.id.number)
         }
@@ -213,6 +213,17 @@ fn group_now(group: &Group, notes: &LeaderNotes) -> Option<String> {
             None => format!("group {name} waits to be placed"),
         },
     })
+}
+
+/// Which rank it waits for; of several the first, because the others may wait for that one.
+fn starting_text(attempt: &Attempt) -> String {
+    let mut ranks = attempt.waits_for();
+    let Some(first) = ranks.next() else { return "is starting".to_owned() };
+    let others = match ranks.count() {
+        0 => String::new(),
+        others => format!(" and {others} others"),
+    };
+    format!("is starting: rank {} on {}{others} did not start yet", first.rank, first.node)
 }
 
 #[cfg(test)]
@@ -254,6 +265,16 @@ mod tests {
             checkpoint_requested: false,
             checkpoint_requested_from: None,
         }
+    }
+
+    #[test]
+    fn an_attempt_that_starts_names_the_rank_that_it_waits_for() {
+        let mut starting = attempt(1, Rung::First, &["n1", "n2", "n3"]);
+        assert_eq!(starting_text(&starting), "is starting: rank 0 on n1 and 2 others did not start yet");
+        for seat in &mut starting.assignments[..2] {
+            seat.started_at = Some(WallTime(2));
+        }
+        assert_eq!(starting_text(&starting), "is starting: rank 2 on n3 did not start yet");
     }
 
     #[test]
