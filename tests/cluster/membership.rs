@@ -65,3 +65,12 @@ fn membership_everything_restarted_one_after_the_other_keeps_the_cluster_answeri
     assert_eq!(done.attempts().len(), 1, "{}", done.0);
     outlast.assert_nothing_left();
 }
+
+#[test]
+fn membership_an_upgrade_of_members_that_know_nothing_new_changes_nothing() {
+    let outlast = Outlast::start(1, 1);
+    let before = outlast.json(&["cluster", "status"]);
+    let after = outlast.json(&["cluster", "upgrade"]);
+    assert_eq!(before["feature_level"], after["feature_level"], "{after}");
+    outlast.assert_nothing_left();
+}

@@ -169,6 +169,12 @@ impl Client {
         )
     }
 
+    /// Raises the feature level to the highest that every member knows.
+    pub async fn upgrade_cluster(&self) -> Result<pb::ClusterStatusResponse, ClientError> {
+        let (request_id, actor) = (new_request_id(), self.actor.to_string());
+        unary!(self, upgrade_cluster, pb::UpgradeClusterRequest { request_id, actor })
+    }
+
     pub async fn remove_coordinator(&self, id: &str) -> Result<pb::ClusterStatusResponse, ClientError> {
         let (request_id, actor) = (new_request_id(), self.actor.to_string());
         let budget = Budget::slow(self.timeout, MEMBERSHIP_TIMEOUT);

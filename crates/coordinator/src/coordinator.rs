@@ -40,7 +40,7 @@ pub struct RunningCoordinator {
     pub address: SocketAddr,
     /// What others reach it at.
     pub advertised: String,
-    seat: Arc<Seat>,
+    pub(crate) seat: Arc<Seat>,
     shutdown: CancellationToken,
     server: JoinHandle<()>,
     engine: Engine,

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+use crate::announce;
 use crate::disk::DiskWatch;
 use crate::events::{self, EventRing};
 use crate::leader;
@@ -104,6 +105,7 @@ impl Founder {
         tokio::spawn(events::collect(weak.clone(), events));
         self.engine.spawn(read::serve(weak.clone(), read_inbox));
         self.engine.spawn(serve_heartbeats(weak.clone(), heartbeat_inbox));
+        tokio::spawn(announce::run(weak.clone()));
         self.engine.spawn(leader::lead_when_elected(weak));
         if let Some(warning) = crate::disk::warning(&member.consensus.status(), profile) {
             tracing::warn!("{warning}");

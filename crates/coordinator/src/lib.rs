@@ -3,7 +3,7 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | `coordinator`, `founder`, `join`, `seat` | the way from a data folder to a member of a cluster |
+//! | `coordinator`, `founder`, `join`, `announce`, `seat` | the way from a data folder to a member of a cluster |
 //! | `leader` | the memory of one incarnation: leases, observations, the planner's loop |
 //! | `session` | one task for each agent that is connected here |
 //! | `relay`, `propose`, `read`, `membership`, `notes` | what goes between followers and the leader |
@@ -11,6 +11,7 @@
 //!
 //! Never here: a decision (that is `outlast_control`), a byte of the log (that is `outlast_consensus`).
 
+mod announce;
 mod clock;
 mod config;
 mod control_api;

@@ -37,6 +37,8 @@ pub(crate) fn envelope(
 pub(crate) fn may_travel(command: &Command) -> bool {
     match command {
         Command::AddCoordinator { .. }
+        | Command::AnnounceCoordinator { .. }
+        | Command::RaiseFeatureLevel { .. }
         | Command::RegisterNode(_)
         | Command::CordonNode { .. }
         | Command::UncordonNode { .. }
@@ -50,7 +52,6 @@ pub(crate) fn may_travel(command: &Command) -> bool {
         Command::InitCluster { .. }
         | Command::Barrier { .. }
         | Command::RemoveCoordinator { .. }
-        | Command::RaiseFeatureLevel { .. }
         | Command::NodeLost { .. }
         | Command::QuarantineNode { .. }
         | Command::ExpireJob { .. }

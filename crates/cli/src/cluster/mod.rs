@@ -3,6 +3,7 @@
 mod init;
 mod remove;
 mod status;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -34,6 +35,8 @@ enum Verb {
     Init(init::Init),
     /// Remove a coordinator for good; its id never comes back
     Remove(remove::Remove),
+    /// Let the cluster use what every member's build knows, once all are upgraded
+    Upgrade(upgrade::Upgrade),
 }
 
 impl ClusterArgs {
@@ -43,6 +46,7 @@ impl ClusterArgs {
             Verb::Status(verb) => connection.run(|session| verb.run(session)),
             Verb::Init(verb) => connection.run(|session| verb.run(session)),
             Verb::Remove(verb) => connection.run(|session| verb.run(session)),
+            Verb::Upgrade(verb) => connection.run(|session| verb.run(session)),
         }
     }
 }

@@ -197,6 +197,7 @@ impl ControlService for Fake {
         join_cluster(pb::JoinClusterRequest) -> pb::JoinClusterResponse;
         promote_coordinator(pb::PromoteCoordinatorRequest) -> pb::ClusterStatusResponse;
         remove_coordinator(pb::RemoveCoordinatorRequest) -> pb::ClusterStatusResponse;
+        upgrade_cluster(pb::UpgradeClusterRequest) -> pb::ClusterStatusResponse;
     }
 }
 

@@ -143,6 +143,11 @@ pub enum Command {
     RemoveCoordinator {
         coordinator: CoordinatorId,
     },
+    /// By a coordinator for itself, when it starts with a build that knows another level than its record says.
+    AnnounceCoordinator {
+        coordinator: CoordinatorId,
+        feature_level: u32,
+    },
     RaiseFeatureLevel {
         level: u32,
     },

@@ -14,6 +14,7 @@ pub enum Event {
     LeaderChanged { coordinator: CoordinatorId, incarnation: u64 },
     CoordinatorAdded { coordinator: CoordinatorId },
     CoordinatorRemoved { coordinator: CoordinatorId },
+    FeatureLevelRaised { level: u32 },
     NodeRegistered { node: NodeId },
     NodeLost { node: NodeId },
     NodeChanged { node: NodeId, what: String },
@@ -47,6 +48,7 @@ impl Event {
             Event::LeaderChanged { .. } => "leader_changed",
             Event::CoordinatorAdded { .. } => "coordinator_added",
             Event::CoordinatorRemoved { .. } => "coordinator_removed",
+            Event::FeatureLevelRaised { .. } => "feature_level_raised",
             Event::NodeRegistered { .. } => "node_registered",
             Event::NodeLost { .. } => "node_lost",
             Event::NodeChanged { .. } => "node_changed",
@@ -129,6 +131,7 @@ impl fmt::Display for Event {
                 write!(f, "coordinator {coordinator} was given its id")
             }
             Event::CoordinatorRemoved { coordinator } => write!(f, "coordinator {coordinator} was removed"),
+            Event::FeatureLevelRaised { level } => write!(f, "the cluster is at feature level {level} now"),
             Event::NodeRegistered { node } => write!(f, "node {node} registered"),
             Event::NodeLost { node } => write!(f, "node {node} was lost: its lease ran out"),
             Event::NodeChanged { node, what } => write!(f, "node {node}: {what}"),

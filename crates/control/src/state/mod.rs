@@ -13,6 +13,7 @@ mod command;
 mod event;
 mod index;
 mod job;
+mod levels;
 mod node;
 mod query;
 

@@ -77,6 +77,7 @@ fn every_command() -> Vec<Command> {
         Command::Barrier { coordinator: CoordinatorId(1) },
         Command::AddCoordinator { address: "b:1".to_owned(), feature_level: 1 },
         Command::RemoveCoordinator { coordinator: CoordinatorId(7) },
+        Command::AnnounceCoordinator { coordinator: CoordinatorId(1), feature_level: 2 },
         Command::RaiseFeatureLevel { level: 1 },
         Command::RegisterNode(Box::new(restarted)),
         Command::NodeLost { node: node(1), registration: RegistrationId(101), incarnation },

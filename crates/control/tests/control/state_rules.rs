@@ -137,6 +137,59 @@ fn the_feature_level_rises_only_when_every_member_knows_it() {
     world.does(Command::RaiseFeatureLevel { level: 1 });
 }
 
+/// A cluster of one coordinator and one node, then what their builds know.
+fn world_of_levels(coordinator: u32, agent: u32) -> World {
+    let mut world = World::new(0);
+    let mut agent_of = registration(1, 1);
+    agent_of.feature_level = agent;
+    world.register(agent_of);
+    let coordinator =
+        Command::AnnounceCoordinator { coordinator: CoordinatorId(1), feature_level: coordinator };
+    world.does(coordinator);
+    world
+}
+
+#[test]
+fn the_next_feature_level_is_the_highest_that_every_member_knows() {
+    for (coordinator, agent, expected) in [(1, 1, None), (2, 2, Some(2)), (3, 2, Some(2)), (2, 9, Some(2))] {
+        let mut world = world_of_levels(coordinator, agent);
+        assert_eq!(world.state.next_feature_level(), Ok(expected), "{coordinator} and {agent}");
+        let Some(level) = expected else { continue };
+        world.does(Command::RaiseFeatureLevel { level });
+        assert_eq!(
+            (world.state.feature_level, &world.events[..]),
+            (level, &[Event::FeatureLevelRaised { level }][..])
+        );
+        assert!(is_conflict(&world.refused(Command::RaiseFeatureLevel { level: 1 })), "it never goes back");
+    }
+    for (coordinator, agent, named) in [(1, 2, "c1 knows"), (2, 1, "node n1 knows")] {
+        let refusal =
+            world_of_levels(coordinator, agent).state.next_feature_level().expect_err("one is too old");
+        assert!(refusal.to_string().contains(named), "{refusal}");
+    }
+}
+
+#[test]
+fn lost_nodes_and_removed_coordinators_keep_no_level_down() {
+    let mut world = world_of_levels(2, 1);
+    world.lose(1);
+    assert_eq!(world.state.next_feature_level(), Ok(Some(2)));
+    let added = world.does(Command::AddCoordinator { address: "b:1".to_owned(), feature_level: 1 });
+    assert!(world.state.next_feature_level().is_err());
+    let Response::CoordinatorAdded(coordinator) = added else { panic!("{added:?}") };
+    world.does(Command::RemoveCoordinator { coordinator });
+    assert_eq!(world.state.next_feature_level(), Ok(Some(2)));
+    world.does(Command::RaiseFeatureLevel { level: 2 });
+    let old = Command::RegisterNode(Box::new(registration(1, 2)));
+    assert!(
+        world.refused(old).to_string().contains("upgrade the agent first"),
+        "it cannot come back as it was"
+    );
+    assert!(is_conflict(&world.refused(Command::AnnounceCoordinator { coordinator, feature_level: 2 })));
+    let back = Command::AnnounceCoordinator { coordinator: CoordinatorId(1), feature_level: 1 };
+    assert!(world.refused(back).to_string().contains("upgrade the coordinator first"));
+}
+
 #[test]
 fn a_gang_starts_whole_runs_when_all_started_and_succeeds_when_all_exited_well() {
     let mut world = World::new(2);

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use outlast_control::state::{Command, Response};
+use outlast_control::state::{ClusterState, Command, Response};
 use outlast_proto::control::v1 as pb;
 use outlast_proto::status::Failure;
 use outlast_types::{Actor, CoordinatorId, Profile};
 
-use super::{ControlHandler, rejected, request_id};
+use super::{ControlHandler, operator, rejected, request_id};
 use crate::limits::WRITE_DEADLINE;
 use crate::member::Member;
 use crate::membership::{self, Change};
@@ -64,6 +64,23 @@ impl ControlHandler {
             coordinator_id: id.to_string(),
             profile: member.profile.to_string(),
         })
+    }
+
+    /// Raises the feature level to the highest that every member knows. A retry finds nothing left to do.
+    pub(crate) async fn upgrade_cluster(
+        &self,
+        request: pb::UpgradeClusterRequest,
+        source: Option<String>,
+    ) -> Result<pb::ClusterStatusResponse, Failure> {
+        let member = self.seat.member()?;
+        let id = request_id(&request.request_id)?;
+        member.confirm_read().await?;
+        if let Some(level) = member.state(ClusterState::next_feature_level)? {
+            let command = Command::RaiseFeatureLevel { level };
+            let envelope = envelope(operator(&request.actor), source, Some(id), command);
+            member.change(envelope, WRITE_DEADLINE).await?;
+        }
+        self.cluster_status().await
     }
 
     pub(crate) async fn promote_coordinator(&self, id: &str) -> Result<pb::ClusterStatusResponse, Failure> {

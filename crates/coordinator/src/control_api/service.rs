@@ -135,4 +135,11 @@ impl ControlService for ControlHandler {
     ) -> Answer<pb::ClusterStatusResponse> {
         Ok(Response::new(self.remove_coordinator(&request.get_ref().coordinator_id).await?))
     }
+    async fn upgrade_cluster(
+        &self,
+        request: Request<pb::UpgradeClusterRequest>,
+    ) -> Answer<pb::ClusterStatusResponse> {
+        let source = source(&request);
+        Ok(Response::new(self.upgrade_cluster(request.into_inner(), source).await?))
+    }
 }

@@ -128,6 +128,11 @@ fn warnings(
                 .to_owned(),
         );
     }
+    if let Ok(Some(level)) = member.state(ClusterState::next_feature_level) {
+        warnings.push(format!(
+            "every member knows feature level {level}: `outlast cluster upgrade` lets the cluster use it"
+        ));
+    }
     warnings.extend(crate::disk::warning(&member.consensus.status(), member.profile));
     if member.disk.age_ms() > crate::disk::HUNG_AFTER_MS {
         let age_s = member.disk.age_ms() / 1_000;

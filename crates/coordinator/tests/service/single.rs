@@ -206,3 +206,21 @@ async fn a_restarted_coordinator_still_knows_its_jobs() {
     let mut client = control(&running.address.to_string()).await;
     assert_eq!(job_when(&mut client, "durable", |_| true).await.id, job);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_feature_level_waits_for_the_oldest_member_and_names_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let running = start(CoordinatorConfig { init: true, ..config(folder.path()) }).await;
+    let address = running.address.to_string();
+    let mut client = control(&address).await;
+    let upgrade = |id: &str| control::UpgradeClusterRequest { request_id: id.into(), actor: "tester".into() };
+    let status = client.upgrade_cluster(upgrade("u-1")).await.expect("nothing to do").into_inner();
+    assert_eq!(status.feature_level, 1);
+    let newer = pb::Registration { feature_level: 2, ..registration("n1", 1) };
+    let mut agent = FakeAgent::connect(&address, newer).await;
+    agent.grant().await;
+    let refused = client.upgrade_cluster(upgrade("u-2")).await.expect_err("the coordinator is older");
+    let failure = Failure::from_status(&refused);
+    assert!(matches!(failure, Failure::Conflict { .. }), "{failure:?}");
+    assert!(failure.to_string().contains("c1 knows feature level 1 only"), "{failure}");
+}

@@ -4,9 +4,7 @@ use outlast_types::{ClusterId, CoordinatorId, Profile};
 
 use super::{Context, Handled, conflict, invalid, not_found};
 use crate::state::cluster::FIRST_FEATURE_LEVEL;
-use crate::state::{
-    ClusterConfig, ClusterState, CoordinatorRecord, Event, Incarnation, NodeCondition, Refusal, Response,
-};
+use crate::state::{ClusterConfig, ClusterState, CoordinatorRecord, Event, Incarnation, Refusal, Response};
 
 /// The founder; every later id is a log index, and those are higher.
 const FOUNDER: CoordinatorId = CoordinatorId(1);
@@ -78,29 +76,37 @@ impl ClusterState {
         Ok(Response::Done)
     }
 
+    /// What its build knows: the level of a coordinator that was upgraded is else that of its first day.
+    pub(super) fn announce_coordinator(&mut self, coordinator: CoordinatorId, level: u32) -> Handled {
+        if level < self.feature_level {
+            return Err(too_old("coordinator", level, self.feature_level));
+        }
+        let record = self
+            .coordinators
+            .get_mut(&coordinator)
+            .ok_or_else(|| not_found(format!("coordinator {coordinator}")))?;
+        if record.removed {
+            return Err(conflict(format!("{coordinator} was removed")));
+        }
+        record.feature_level = level;
+        Ok(Response::Done)
+    }
+
     /// A new command is refused until every member knows it: this is how they come to say so together.
-    pub(super) fn raise_feature_level(&mut self, level: u32) -> Handled {
+    pub(super) fn raise_feature_level(&mut self, cx: &mut Context<'_>, level: u32) -> Handled {
         if level < self.feature_level {
             return Err(conflict(format!(
                 "the feature level is already {} and never goes back",
                 self.feature_level
             )));
         }
-        let members = self.coordinators.iter().filter(|(_, record)| !record.removed);
-        if let Some((id, record)) = members.into_iter().find(|(_, record)| record.feature_level < level) {
-            return Err(conflict(format!(
-                "{id} knows feature level {} only: upgrade it first",
-                record.feature_level
-            )));
+        if let Some(old) = self.members().find(|member| member.level() < level) {
+            return Err(conflict(old.too_old()));
         }
-        let registered = self.nodes.values().filter(|node| node.condition == NodeCondition::Registered);
-        if let Some(node) = registered.into_iter().find(|node| node.feature_level < level) {
-            return Err(conflict(format!(
-                "node {} knows feature level {} only: upgrade its agent first",
-                node.id, node.feature_level
-            )));
+        if level > self.feature_level {
+            self.feature_level = level;
+            cx.tell(Event::FeatureLevelRaised { level });
         }
-        self.feature_level = level;
         Ok(Response::Done)
     }
 }

@@ -61,6 +61,7 @@ fn level_of(command: &Command) -> u32 {
         | Command::Barrier { .. }
         | Command::AddCoordinator { .. }
         | Command::RemoveCoordinator { .. }
+        | Command::AnnounceCoordinator { .. }
         | Command::RaiseFeatureLevel { .. }
         | Command::RegisterNode(_)
         | Command::NodeLost { .. }
@@ -136,7 +137,8 @@ impl ClusterState {
             Command::Barrier { coordinator } => Ok(self.barrier(cx, *coordinator)),
             Command::AddCoordinator { address, feature_level } => self.add_coordinator(cx, address, *feature_level),
             Command::RemoveCoordinator { coordinator } => self.remove_coordinator(cx, *coordinator),
-            Command::RaiseFeatureLevel { level } => self.raise_feature_level(*level),
+            Command::AnnounceCoordinator { coordinator, feature_level } => self.announce_coordinator(*coordinator, *feature_level),
+            Command::RaiseFeatureLevel { level } => self.raise_feature_level(cx, *level),
             Command::RegisterNode(registration) => self.register_node(cx, registration),
             Command::NodeLost { node, registration, incarnation } => self.node_lost(cx, node, *registration, *incarnation),
             Command::CordonNode { node } => self.cordon_node(cx, node),
