@@ -27,7 +27,11 @@ pub(super) fn tell(session: &Session, status: &ClusterStatusResponse) -> Result<
 
 fn page(status: &ClusterStatusResponse) -> String {
     let paint = Paint::stdout();
-    let leader = if status.leader.is_empty() { "none" } else { &status.leader };
+    let leader = match (status.leader.as_str(), status.last_leader.as_str()) {
+        ("", "") => "none".to_owned(),
+        ("", last) => format!("none now ({last} led last)"),
+        (leader, _) => leader.to_owned(),
+    };
     let (ready, suspect, lost) = (status.nodes_ready, status.nodes_suspect, status.nodes_lost);
     let mut head = Columns::without_header();
     head.pair("cluster", &status.cluster_id);

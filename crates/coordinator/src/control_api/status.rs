@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use outlast_consensus::Leadership;
 use outlast_control::state::{ClusterState, NodeCondition};
 use outlast_proto::control::v1 as pb;
 use outlast_proto::status::Failure;
@@ -22,16 +23,54 @@ const PROBES_MAX: usize = 8;
 impl ControlHandler {
     pub(crate) async fn cluster_status(&self) -> Result<pb::ClusterStatusResponse, Failure> {
         let Ok(member) = self.seat.member() else { return Ok(lobby_status(&self.seat.address)) };
-        let confirmed = confirm(&member).await;
+        let deadline = Deadline::after(CONFIRM_DEADLINE);
+        let confirmed = member.reads.confirm(deadline).await;
+        let lead = Lead::of(member.consensus.leadership().borrow().clone(), &confirmed);
+        let is_new = match confirmed {
+            Ok(index) => member.wait_applied(index, deadline).await,
+            Err(failure) => Err(failure),
+        };
         let notes = member.notes().await;
         let mut status = member.state(|state| of_state(state, &notes));
-        let leadership = member.consensus.leadership().borrow().clone();
-        status.leader = leadership.leader.as_ref().map(|leader| leader.id.to_string()).unwrap_or_default();
-        status.term = leadership.term;
+        let name = |id: Option<CoordinatorId>| id.map(|id| id.to_string()).unwrap_or_default();
+        (status.leader, status.last_leader) = (name(lead.now), name(lead.last));
+        status.term = lead.term;
         status.answered_by = member.id.to_string();
-        status.coordinators = coordinators(&member, leadership.leader.map(|leader| leader.id)).await;
-        status.warnings = warnings(&member, confirmed, &status.coordinators);
+        status.coordinators = coordinators(&member, lead.now).await;
+        status.warnings = warnings(&member, &lead, is_new, &status.coordinators);
         Ok(status)
+    }
+}
+
+/// Who leads, as far as it is confirmed: what Raft remembers may be gone together with its majority.
+#[derive(Debug, PartialEq, Eq)]
+struct Lead {
+    now: Option<CoordinatorId>,
+    /// Who led last, where nobody leads now.
+    last: Option<CoordinatorId>,
+    term: u64,
+}
+
+impl Lead {
+    fn of<T>(remembered: Leadership, confirmed: &Result<T, Failure>) -> Self {
+        let leader = remembered.leader.map(|leader| leader.id);
+        // A coordinator that has too much to do says nothing about the leader.
+        let is_gone = matches!(confirmed, Err(Failure::Unavailable { .. } | Failure::Unknown { .. }));
+        let (now, last) = if is_gone { (None, leader) } else { (leader, None) };
+        Self { now, last, term: remembered.term }
+    }
+
+    fn warning(&self) -> Option<String> {
+        if self.now.is_some() {
+            return None;
+        }
+        let last = match self.last {
+            Some(id) => format!("{id} led last, in term {}", self.term),
+            None => format!("the term is {}", self.term),
+        };
+        Some(format!(
+            "there is no leader now ({last}): nothing is changed or started until a majority of coordinators runs"
+        ))
     }
 }
 
@@ -43,12 +82,6 @@ fn lobby_status(address: &str) -> pb::ClusterStatusResponse {
         warnings: vec![warning.to_owned()],
         ..pb::ClusterStatusResponse::default()
     }
-}
-
-async fn confirm(member: &Member) -> Result<(), Failure> {
-    let deadline = Deadline::after(CONFIRM_DEADLINE);
-    let index = member.reads.confirm(deadline).await?;
-    member.wait_applied(index, deadline).await
 }
 
 fn of_state(state: &ClusterState, notes: &outlast_proto::view::LeaderNotes) -> pb::ClusterStatusResponse {
@@ -110,11 +143,13 @@ async fn answers(address: &str) -> bool {
 
 fn warnings(
     member: &Member,
-    confirmed: Result<(), Failure>,
+    lead: &Lead,
+    is_new: Result<(), Failure>,
     coordinators: &[pb::Coordinator],
 ) -> Vec<String> {
     let mut warnings = Vec::new();
-    if let Err(failure) = confirmed {
+    warnings.extend(lead.warning());
+    if let Err(failure) = is_new {
         warnings.push(format!("this is what {} knew last, and it may be old: {failure}", member.id));
     }
     for coordinator in coordinators.iter().filter(|known| known.role != "removed" && !known.reachable) {
@@ -140,4 +175,37 @@ fn warnings(
     }
     warnings.extend(member.office().and_then(|office| office.board.holding()));
     warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use outlast_consensus::Leader;
+
+    use super::*;
+    use crate::member::no_leader;
+
+    fn remembered() -> Leadership {
+        let leader = Leader { id: CoordinatorId(2), address: "127.0.0.1:1".to_owned() };
+        Leadership { leader: Some(leader), term: 5, is_self: false }
+    }
+
+    #[test]
+    fn a_leader_that_nobody_confirms_led_last() {
+        let confirmed = Lead::of(remembered(), &Ok(()));
+        assert_eq!((confirmed.now, confirmed.last), (Some(CoordinatorId(2)), None));
+        assert_eq!(confirmed.warning(), None);
+        let gone = Lead::of::<()>(remembered(), &Err(no_leader()));
+        assert_eq!((gone.now, gone.last), (None, Some(CoordinatorId(2))));
+        let warning = gone.warning().expect("somebody should look");
+        assert!(warning.starts_with("there is no leader now (c2 led last, in term 5)"), "{warning}");
+        let never = Leadership { leader: None, ..remembered() };
+        let warning = Lead::of::<()>(never, &Err(no_leader())).warning().expect("somebody should look");
+        assert!(warning.starts_with("there is no leader now (the term is 5)"), "{warning}");
+    }
+
+    #[test]
+    fn a_coordinator_with_too_many_reads_still_knows_its_leader() {
+        let busy = super::super::exhausted("too many reads");
+        assert_eq!(Lead::of::<()>(remembered(), &Err(busy)).now, Some(CoordinatorId(2)));
+    }
 }

@@ -39,7 +39,7 @@ fn write_cluster(page: &mut String, status: &pb::ClusterStatusResponse) {
     for warning in &status.warnings {
         warn(page, warning);
     }
-    let leader = if status.leader.is_empty() { "none" } else { &status.leader };
+    let leader = if status.leader.is_empty() { "none now" } else { &status.leader };
     let facts = format!(
         "cluster {} · profile {} · leader {leader} · term {} · entry {} · answered by {}",
         status.cluster_id, status.profile, status.term, status.applied_index, status.answered_by
