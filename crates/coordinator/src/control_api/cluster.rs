@@ -7,10 +7,10 @@ use outlast_proto::control::v1 as pb;
 use outlast_proto::status::Failure;
 use outlast_types::{Actor, CoordinatorId, Profile};
 
-use super::{ControlHandler, operator, rejected, request_id};
+use super::{ControlHandler, operator, operator_name, rejected, request_id};
 use crate::limits::WRITE_DEADLINE;
 use crate::member::Member;
-use crate::membership::{self, Change};
+use crate::membership::{self, Asked, Change};
 use crate::propose::envelope;
 
 /// A learner may have to take over a whole snapshot.
@@ -83,21 +83,40 @@ impl ControlHandler {
         self.cluster_status().await
     }
 
-    pub(crate) async fn promote_coordinator(&self, id: &str) -> Result<pb::ClusterStatusResponse, Failure> {
-        self.change_membership(id, Change::Promote).await
-    }
-
-    pub(crate) async fn remove_coordinator(&self, id: &str) -> Result<pb::ClusterStatusResponse, Failure> {
-        self.change_membership(id, Change::Remove).await
-    }
-
-    async fn change_membership(
+    /// By the coordinator that wants to vote; asking again is harmless.
+    pub(crate) async fn promote_coordinator(
         &self,
-        id: &str,
-        change: Change,
+        request: pb::PromoteCoordinatorRequest,
+        source: Option<String>,
     ) -> Result<pb::ClusterStatusResponse, Failure> {
+        self.change_membership(Asked {
+            id: coordinator_id(&request.coordinator_id)?,
+            change: Change::Promote,
+            actor: "coordinator".to_owned(),
+            source,
+            request: request_id("")?,
+        })
+        .await
+    }
+
+    pub(crate) async fn remove_coordinator(
+        &self,
+        request: pb::RemoveCoordinatorRequest,
+        source: Option<String>,
+    ) -> Result<pb::ClusterStatusResponse, Failure> {
+        self.change_membership(Asked {
+            id: coordinator_id(&request.coordinator_id)?,
+            change: Change::Remove,
+            actor: operator_name(&request.actor),
+            source,
+            request: request_id(&request.request_id)?,
+        })
+        .await
+    }
+
+    async fn change_membership(&self, asked: Asked) -> Result<pb::ClusterStatusResponse, Failure> {
         let member = self.seat.member()?;
-        membership::change(&member, coordinator_id(id)?, change, MEMBERSHIP_DEADLINE).await?;
+        membership::change(&member, asked, MEMBERSHIP_DEADLINE).await?;
         self.cluster_status().await
     }
 }

@@ -86,8 +86,12 @@ pub(crate) fn random_hex() -> Result<String, Failure> {
 
 /// Who the client says that it is.
 fn operator(name: &str) -> Actor {
+    Actor::Operator(operator_name(name))
+}
+
+fn operator_name(name: &str) -> String {
     let name = if name.is_empty() { "unknown" } else { name };
-    Actor::Operator(name.chars().take(ACTOR_CHARS_MAX).collect())
+    name.chars().take(ACTOR_CHARS_MAX).collect()
 }
 
 fn find_job<'a>(state: &'a ClusterState, text: &str) -> Result<&'a Job, Failure> {

@@ -127,13 +127,15 @@ impl ControlService for ControlHandler {
         &self,
         request: Request<pb::PromoteCoordinatorRequest>,
     ) -> Answer<pb::ClusterStatusResponse> {
-        Ok(Response::new(self.promote_coordinator(&request.get_ref().coordinator_id).await?))
+        let source = source(&request);
+        Ok(Response::new(self.promote_coordinator(request.into_inner(), source).await?))
     }
     async fn remove_coordinator(
         &self,
         request: Request<pb::RemoveCoordinatorRequest>,
     ) -> Answer<pb::ClusterStatusResponse> {
-        Ok(Response::new(self.remove_coordinator(&request.get_ref().coordinator_id).await?))
+        let source = source(&request);
+        Ok(Response::new(self.remove_coordinator(request.into_inner(), source).await?))
     }
     async fn upgrade_cluster(
         &self,

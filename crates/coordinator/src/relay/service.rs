@@ -13,7 +13,6 @@ use outlast_proto::relay::v1::{
     WaitingGroup,
 };
 use outlast_proto::status::Failure;
-use outlast_types::CoordinatorId;
 use tonic::{Request, Response, Status};
 
 use crate::clock::wall_now;
@@ -109,9 +108,7 @@ impl RelayHandler {
         if !member.leads() {
             return Err(no_leader());
         }
-        let change = request.change.parse()?;
-        membership::change_here(&member, CoordinatorId(request.coordinator), change, MEMBERSHIP_DEADLINE)
-            .await?;
+        membership::change_here(&member, request.try_into()?, MEMBERSHIP_DEADLINE).await?;
         Ok(MembershipResponse {})
     }
 }
