@@ -4,7 +4,6 @@
 //! asking the nodes.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,23 +16,20 @@ use outlast_proto::view::LeaderNotes;
 use outlast_types::{Digest, NodeId};
 use parking_lot::Mutex;
 use tokio::fs::File;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 use tonic::Streaming;
 
+use super::upload::{self, Received, Spool, UploadLimits, disk_failure};
 use super::{ControlHandler, exhausted, random_hex, rejected};
 use crate::member::Member;
 use crate::peers::call;
 
-/// Of one bundle as an archive: everything that the client may pack. What is bigger belongs into storage of its own.
-const BUNDLE_BYTES_MAX: u64 = outlast_blobs::PackLimits::BUNDLE_ARCHIVE_BYTES;
 const CHUNK_BYTES: usize = 1 << 20;
 /// Nodes that a bundle is given to at first; agents fetch from these and become holders too.
 const HOLDERS_WANTED: usize = 2;
 /// Nodes that are tried for them.
 const NODES_TRIED_MAX: usize = 6;
 const PUSH_DEADLINE: Duration = Duration::from_secs(60);
-/// Between two messages of the client.
-const CHUNK_DEADLINE: Duration = Duration::from_secs(30);
 /// Uploads that no job has named yet.
 const REMEMBERED_MAX: usize = 256;
 /// Nodes that are asked for a bundle that nobody here remembers.
@@ -113,22 +109,6 @@ async fn size_at(member: &Member, address: &str, digest: Digest) -> Result<u64, 
     Ok(size)
 }
 
-/// A received bundle on its way; the file goes when this does.
-struct Received {
-    path: PathBuf,
-    digest: Digest,
-    size_bytes: u64,
-}
-
-struct Spool(PathBuf);
-
-impl Drop for Spool {
-    fn drop(&mut self) {
-        // The folder is emptied at the next start if this fails.
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
 impl ControlHandler {
     pub(crate) async fn upload_bundle(
         &self,
@@ -136,8 +116,7 @@ impl ControlHandler {
     ) -> Result<pb::UploadBundleResponse, Failure> {
         let member = self.seat.member()?;
         let _permit = self.uploads.clone().try_acquire_owned().map_err(|_| exhausted("too many uploads"))?;
-        let head =
-            next_chunk(&mut chunks).await?.ok_or_else(|| rejected("an empty upload", "send the bundle"))?;
+        let head = upload::head(&mut chunks).await?;
         let named: Option<Digest> = match head.digest.as_str() {
             "" => None,
             text => Some(text.parse().map_err(|error| rejected(error, "send the BLAKE3 digest as hex"))?),
@@ -145,12 +124,10 @@ impl ControlHandler {
         if let Some(known) = named.and_then(|digest| self.bundles.known(&member, digest)) {
             return Ok(answer(&known));
         }
-        if head.size_bytes > BUNDLE_BYTES_MAX {
-            return Err(too_large(head.size_bytes));
-        }
+        let limits = UploadLimits::of(head.size_bytes)?;
         let targets = targets(&member, named.unwrap_or(Digest([0; 32]))).await?;
         let spool = Spool(self.seat.uploads_dir.join(random_hex()?));
-        let received = receive(&spool.0, head, &mut chunks).await?;
+        let received = upload::receive(&spool.0, head, &mut chunks, limits).await?;
         if named.is_some_and(|named| named != received.digest) {
             return Err(rejected(
                 format!("the bytes have the digest {}, not the one that was named", received.digest),
@@ -169,53 +146,6 @@ fn answer(bundle: &Bundle) -> pb::UploadBundleResponse {
         size_bytes: bundle.size_bytes,
         holders: bundle.holders.iter().map(ToString::to_string).collect(),
     }
-}
-
-fn too_large(size: u64) -> Failure {
-    rejected(
-        format!("the bundle has {size} bytes; at most {BUNDLE_BYTES_MAX} are taken"),
-        "leave data out of it with .outlastignore",
-    )
-}
-
-async fn next_chunk(
-    chunks: &mut Streaming<pb::UploadBundleRequest>,
-) -> Result<Option<pb::UploadBundleRequest>, Failure> {
-    match tokio::time::timeout(CHUNK_DEADLINE, chunks.message()).await {
-        Ok(next) => next.map_err(|status| Failure::from_status(&status)),
-        Err(_) => Err(rejected("the upload stopped in the middle", "send it again")),
-    }
-}
-
-fn disk_failure(error: std::io::Error) -> Failure {
-    Failure::Exhausted {
-        reason: format!("the bundle could not be stored on the way: {error}"),
-        hint: "make room in the coordinator's data folder, or upload through another coordinator".to_owned(),
-        retry_after_ms: 1_000,
-    }
-}
-
-/// Writes the chunks to the file and hashes them as they come.
-async fn receive(
-    path: &Path,
-    head: pb::UploadBundleRequest,
-    chunks: &mut Streaming<pb::UploadBundleRequest>,
-) -> Result<Received, Failure> {
-    let mut file = File::create(path).await.map_err(disk_failure)?;
-    let mut hasher = blake3::Hasher::new();
-    let mut size_bytes = 0u64;
-    let mut next = Some(head);
-    while let Some(message) = next {
-        size_bytes += message.chunk.len() as u64;
-        if size_bytes > BUNDLE_BYTES_MAX {
-            return Err(too_large(size_bytes));
-        }
-        hasher.update(&message.chunk);
-        file.write_all(&message.chunk).await.map_err(disk_failure)?;
-        next = next_chunk(chunks).await?;
-    }
-    file.flush().await.map_err(disk_failure)?;
-    Ok(Received { path: path.to_owned(), digest: Digest(*hasher.finalize().as_bytes()), size_bytes })
 }
 
 /// Ready nodes, in the order in which they are tried: one of each failure domain first.

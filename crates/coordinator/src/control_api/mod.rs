@@ -14,6 +14,7 @@ mod logs;
 mod nodes;
 mod service;
 mod status;
+mod upload;
 
 use std::sync::Arc;
 
