@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use outlast_types::{CauseClass, JobId, Millis, NodeId, WallTime};
 
 use super::Pass;
-use crate::state::{Attempt, Command, Job};
+use crate::state::{Attempt, Command};
 
 /// Failures longer ago than this are no evidence.
 const WINDOW_MS: Millis = 60 * 60_000;
@@ -29,8 +29,10 @@ pub(super) fn plan(pass: &mut Pass<'_>) {
         return;
     }
     let mut evidence: BTreeMap<NodeId, Evidence> = BTreeMap::new();
-    for job in pass.state.active_jobs() {
-        gather(pass, job, &mut evidence);
+    // Also of jobs that are over: a node that makes every short job fail has no other record. What the index does not
+    // hold costs nothing: a pass looks at the failures of one hour, however many jobs there are.
+    for (at, attempt) in pass.state.failures_within(WINDOW_MS, pass.now.wall) {
+        gather(pass, at, attempt, &mut evidence);
     }
     let mut spare = pass.ledger.usable() - 1;
     for (node, found) in evidence {
@@ -51,22 +53,18 @@ pub(super) fn plan(pass: &mut Pass<'_>) {
     }
 }
 
-fn gather(pass: &Pass<'_>, job: &Job, evidence: &mut BTreeMap<NodeId, Evidence>) {
-    let recent =
-        |attempt: &&Attempt| attempt.stopping_at.is_none_or(|at| pass.now.wall.since(at) <= WINDOW_MS);
-    for attempt in job.groups.iter().flat_map(|group| group.attempts.iter().rev().take_while(recent)) {
-        let (Some(at), Some(cause)) = (attempt.stopping_at, &attempt.cause) else { continue };
-        let (Some(node), class) = (cause.node(), cause.class()) else { continue };
-        let watched = pass.ledger.is_usable(node)
-            && pass.state.nodes.get(node).is_some_and(|node| at >= node.watched_since);
-        if class == CauseClass::Wanted || !watched {
-            continue;
-        }
-        let found = evidence.entry(node.clone()).or_default();
-        found.all.insert(at);
-        found.jobs.insert(job.id);
-        if class == CauseClass::Infrastructure {
-            found.infrastructure.insert(at);
-        }
+fn gather(pass: &Pass<'_>, at: WallTime, attempt: &Attempt, evidence: &mut BTreeMap<NodeId, Evidence>) {
+    let Some(cause) = &attempt.cause else { return };
+    let Some(node) = cause.node() else { return };
+    let watched = pass.ledger.is_usable(node)
+        && pass.state.nodes.get(node).is_some_and(|node| at >= node.watched_since);
+    if !watched {
+        return;
+    }
+    let found = evidence.entry(node.clone()).or_default();
+    found.all.insert(at);
+    found.jobs.insert(attempt.id.group.job);
+    if cause.class() == CauseClass::Infrastructure {
+        found.infrastructure.insert(at);
     }
 }

@@ -1,11 +1,11 @@
 //! What can be derived from the state but is asked too often to be searched for: who holds what on a node, which jobs
-//! still need attention, which names are taken. Never stored: rebuilt when a state is decoded, kept up by `apply`.
+//! still need attention, which names are taken, what failed lately. Never stored: rebuilt when a state is decoded, kept up by `apply`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use outlast_types::{AttemptId, JobId, NodeId, WallTime};
+use outlast_types::{AttemptId, CauseClass, JobId, NodeId, WallTime};
 
-use super::{ClusterState, Job};
+use super::{Attempt, ClusterState, Job};
 
 /// Derived from `ClusterState::jobs`; a planner pass and a heartbeat cost what is active, not what is remembered.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -20,6 +20,14 @@ pub(crate) struct Index {
     pub(crate) names: BTreeMap<String, JobId>,
     /// Finished jobs by the time at which they may leave.
     pub(crate) expiring: BTreeSet<(WallTime, JobId)>,
+    /// Attempts that failed, of finished jobs too, by the time at which they began to stop.
+    pub(crate) failures: BTreeSet<(WallTime, AttemptId)>,
+}
+
+/// When the attempt failed, if it did: nobody wanted it to stop.
+fn failed_at(attempt: &Attempt) -> Option<WallTime> {
+    let is_failure = attempt.cause.as_ref().is_some_and(|cause| cause.class() != CauseClass::Wanted);
+    attempt.stopping_at.filter(|_| is_failure)
 }
 
 impl Index {
@@ -69,7 +77,24 @@ impl Index {
         }
     }
 
+    /// Called when an attempt begins to stop; what it is charged to later does not make it another failure.
+    pub(crate) fn note_failure(&mut self, attempt: &Attempt) {
+        if let Some(at) = failed_at(attempt) {
+            self.failures.insert((at, attempt.id));
+        }
+    }
+
+    /// The attempt leaves the history.
+    pub(crate) fn forget_failure(&mut self, attempt: &Attempt) {
+        if let Some(at) = attempt.stopping_at {
+            self.failures.remove(&(at, attempt.id));
+        }
+    }
+
     pub(crate) fn forget(&mut self, job: &Job) {
+        for attempt in job.groups.iter().flat_map(|group| &group.attempts) {
+            self.forget_failure(attempt);
+        }
         if let Some(finished_at) = job.finished_at {
             self.expiring.remove(&(finished_at.plus(job.spec.retention.millis()), job.id));
         }
@@ -89,6 +114,7 @@ impl ClusterState {
                 for assignment in attempt.assignments.iter().filter(|assignment| assignment.is_held()) {
                     index.hold(&assignment.node, attempt.id, assignment.rank);
                 }
+                index.note_failure(attempt);
             }
             index.file(job);
         }

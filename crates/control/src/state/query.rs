@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use outlast_types::{AttemptId, Durability, GroupId, JobId, JobSpec, NodeId, NodeResources};
+use outlast_types::{
+    AttemptId, Durability, GroupId, JobId, JobSpec, Millis, NodeId, NodeResources, WallTime,
+};
 
 use super::{Assignment, Attempt, Checkpoint, ClusterState, Group, Holder, Job, Node, NodeCondition};
 
@@ -20,6 +22,11 @@ impl Group {
 }
 
 impl Job {
+    /// Any attempt that is still in the history.
+    pub fn attempt(&self, id: &AttemptId) -> Option<&Attempt> {
+        self.group(id.group.index)?.attempt(id)
+    }
+
     /// Whether the job is on its way out: no attempt of it may start any more (invariant 19).
     pub fn is_ending(&self) -> bool {
         self.failing || self.state.is_final() || self.state == super::JobState::Cancelling
@@ -53,7 +60,7 @@ impl ClusterState {
 
     /// An attempt that is still in its group's history.
     pub fn attempt(&self, id: &AttemptId) -> Option<&Attempt> {
-        self.group(&id.group)?.attempt(id)
+        self.jobs.get(&id.group.job)?.attempt(id)
     }
 
     /// Whether the attempt may act for its group (invariant 24).
@@ -64,6 +71,17 @@ impl ClusterState {
     /// Jobs that are not final, or that still hold something.
     pub fn active_jobs(&self) -> impl Iterator<Item = &Job> {
         self.index.active.iter().filter_map(|id| self.jobs.get(id))
+    }
+
+    /// Attempts that failed within so long before `now`, newest first, of finished jobs that are still in the state too.
+    pub fn failures_within(
+        &self,
+        window_ms: Millis,
+        now: WallTime,
+    ) -> impl Iterator<Item = (WallTime, &Attempt)> {
+        let recent = move |(at, _): &&(WallTime, AttemptId)| now.since(*at) <= window_ms;
+        let failures = self.index.failures.iter().rev().take_while(recent);
+        failures.filter_map(|(at, id)| Some((*at, self.attempt(id)?)))
     }
 
     /// Everything that is held on a node, whatever became of its attempt.

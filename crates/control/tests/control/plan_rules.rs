@@ -562,6 +562,31 @@ fn a_node_that_fails_several_jobs_is_quarantined_with_the_evidence_until_an_oper
 }
 
 #[test]
+fn failures_of_jobs_that_are_over_count_within_the_hour() {
+    // One short job after the other fails at node 1, and none of them lives to fail twice.
+    let after = |gap_ms: u64| {
+        let mut world = World::new(2);
+        let spec = json!({"workers": 1, "recovery": {"max_user_failures": 0}});
+        for name in ["a", "b", "c", "d", "e"] {
+            world.does(Command::CordonNode { node: node(2) });
+            let job = world.running_job(name, &spec);
+            world.does(Command::UncordonNode { node: node(2) });
+            world.exited(job, 0, ExitStatus::Code(1));
+            world.release_all(job);
+            world.pass();
+            assert_eq!(world.state.jobs[&job.group.job].state, JobState::Failed);
+            world.wait(gap_ms);
+        }
+        assert_eq!(world.state.active_jobs().count(), 0);
+        world.pass();
+        world.state.nodes[&node(1)].quarantined.clone()
+    };
+    let reason = after(60_000).unwrap_or_default();
+    assert!(reason.starts_with("5 failures here within an hour, 0 of them of the machine"), "{reason}");
+    assert_eq!(after(3_600_000), None, "what is longer ago is no evidence");
+}
+
+#[test]
 fn the_loss_of_a_node_with_many_jobs_is_one_failure() {
     let mut world = World::new(3);
     for name in ["a", "b", "c", "d"] {

@@ -79,6 +79,9 @@ impl ClusterState {
         attempt.graceful_stop = graceful;
         attempt.cause = Some(cause.clone());
         let ran_ms = attempt.running_at.map_or(0, |since| cx.at.since(since));
+        if let Some(attempt) = self.jobs.get(&id.group.job).and_then(|job| job.attempt(id)) {
+            self.index.note_failure(attempt);
+        }
         self.charge(cx.at, &id.group, cause.class(), ran_ms);
         self.touch_nodes_of(cx.index, id);
         cx.tell(Event::AttemptStopping { attempt: *id, cause });

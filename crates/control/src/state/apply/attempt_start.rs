@@ -53,7 +53,9 @@ impl ClusterState {
         if let Some(group) = self.group_mut(&id.group) {
             group.next_number = id.number + 1;
             group.attempts.push_back(attempt);
-            trim(group);
+            for gone in trim(group) {
+                self.index.forget_failure(&gone);
+            }
         }
         self.touch_nodes_of(cx.index, &id);
         Ok(Response::AttemptStarted(id))
@@ -203,8 +205,9 @@ fn take(free: &mut NodeResources, job: &Job, place: &Placed) -> Result<(), Strin
     Ok(())
 }
 
-/// Keeps the history bounded; what leaves it is counted. An attempt that still holds something stays.
-fn trim(group: &mut Group) {
+/// Keeps the history bounded; what leaves it is counted, and given back. An attempt that still holds something stays.
+fn trim(group: &mut Group) -> Vec<Attempt> {
+    let mut left = Vec::new();
     while group.attempts.len() > Limits::ATTEMPTS_KEPT {
         let older = group.attempts.len() - 1;
         let is_free = |attempt: &Attempt| !attempt.assignments.iter().any(Assignment::is_held);
@@ -213,6 +216,7 @@ fn trim(group: &mut Group) {
         group.totals.attempts += 1;
         let code = gone.cause.as_ref().map_or("none", Cause::code);
         *group.totals.ended.entry(code.to_owned()).or_default() += 1;
+        left.push(gone);
     }
     let wordy = group.attempts.len().saturating_sub(Limits::LAST_LINES_KEPT);
     for assignment in group.attempts.iter_mut().take(wordy).flat_map(|attempt| &mut attempt.assignments) {
@@ -220,4 +224,5 @@ fn trim(group: &mut Group) {
             exit.last_lines = Vec::new();
         }
     }
+    left
 }
