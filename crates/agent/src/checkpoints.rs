@@ -107,6 +107,16 @@ impl Checkpoints {
         self.changed();
     }
 
+    /// The log has no record of it any more, and nobody will say more: its receipts end. Where there are none nothing
+    /// is remembered, or the answers about old bytes would crowd out what workers wait for.
+    pub(crate) fn gone(&self, job: JobId, seq: CheckpointSeq) {
+        let is_it = |part: &Part| (part.attempt.group.job, part.seq) == (job, seq);
+        let is_pending = self.inner.lock().receipts.keys().any(is_it);
+        if is_pending {
+            self.decided(job, seq, Fate::Over("the log has no record of it any more".to_owned()));
+        }
+    }
+
     fn put(&self, part: Part, change: impl FnOnce(&mut ReportedReceipt)) {
         let mut inner = self.inner.lock();
         let Part { attempt, seq, rank } = part;
@@ -153,5 +163,21 @@ mod tests {
         checkpoints.held(part, Digest([1; 32]), 10, Vec::new(), true);
         assert_eq!(checkpoints.receipts(), [], "a late copy is no new receipt");
         assert_eq!(checkpoints.fate(part.attempt.group.job, part.seq), Some(Fate::Sealed));
+    }
+
+    #[test]
+    fn a_receipt_ends_when_the_record_is_gone_and_nothing_else_is_remembered() {
+        let checkpoints = Checkpoints::new();
+        let part = Part { attempt: "j1/0@1.1".parse().expect("valid"), seq: CheckpointSeq(4), rank: 0 };
+        checkpoints.held(part, Digest([1; 32]), 10, Vec::new(), true);
+        checkpoints.gone(JobId(1), CheckpointSeq(3));
+        assert_eq!(checkpoints.receipts().len(), 1);
+        assert_eq!(checkpoints.fate(JobId(1), CheckpointSeq(3)), None);
+        checkpoints.gone(JobId(1), CheckpointSeq(4));
+        assert_eq!(checkpoints.receipts(), []);
+        assert!(
+            matches!(checkpoints.fate(JobId(1), CheckpointSeq(4)), Some(Fate::Over(_))),
+            "who waits is told"
+        );
     }
 }

@@ -364,6 +364,31 @@ fn walk(dir: &Path) -> Vec<PathBuf> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_receipt_whose_record_is_gone_ends_and_the_bytes_stay() {
+    let (fake, tmp) = (Fake::start().await, tempfile::tempdir().expect("a folder"));
+    fake.desire("n1", 5, vec![shell(A1, LONG)]);
+    let agent = start("n1", tmp.path(), &[&fake]).await;
+    eventually("started", || has(&fake, "n1", started(A1))).await;
+    let weights = tmp.path().join("weights");
+    std::fs::create_dir(&weights).expect("makes");
+    std::fs::write(weights.join("w"), b"forty-two").expect("writes");
+    let directory = weights.to_string_lossy().into_owned();
+    let request = worker_pb::SaveCheckpointRequest { step: 7, directory };
+    let saved = socket(tmp.path(), A1).await.save_checkpoint(request).await.expect("saves").into_inner();
+    eventually("a receipt", || fake.node("n1").receipts.iter().any(|receipt| !receipt.holders.is_empty()))
+        .await;
+    let (job, checkpoint) = ("j1".to_owned(), saved.checkpoint.clone());
+    let gone = pb::CheckpointUpdate { job, checkpoint, state: "gone".into(), index: 9, seal: String::new() };
+    fake.change(|book| book.nodes.values_mut().for_each(|node| node.updates = vec![gone.clone()]));
+    eventually("no more receipts", || fake.node("n1").receipts.is_empty()).await;
+    beats(&fake, "n1").await;
+    assert!(fake.node("n1").receipts.is_empty(), "it does not come back");
+    let name = format!("0-{}", saved.root);
+    assert!(walk(&tmp.path().join("shards")).iter().any(|path| path.ends_with(&name)), "the bytes stay");
+    agent.shutdown(StopWorkers::Yes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_exclusive_worker_has_its_whole_grace_as_long_as_the_lease_is_renewed() {
     let (fake, tmp) = (Fake::start().await, tempfile::tempdir().expect("a folder"));
     let agent = start("n1", tmp.path(), &[&fake]).await;

@@ -35,6 +35,11 @@ impl AgentLoop {
                 "retired" => (Fate::Over("it was retired".to_owned()), Some(Order::Remove)),
                 "aborted" => (Fate::Over("it was aborted".to_owned()), Some(Order::Remove)),
                 "quarantined" => (Fate::Over("it was quarantined".to_owned()), None),
+                // Why its record left is not said, so the bytes stay.
+                "gone" => {
+                    self.context.checkpoints.gone(job, seq);
+                    continue;
+                }
                 _ => continue,
             };
             self.context.checkpoints.decided(job, seq, fate);

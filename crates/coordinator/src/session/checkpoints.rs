@@ -8,7 +8,25 @@ use std::collections::BTreeSet;
 use outlast_control::state::{Checkpoint, ClusterState, Event};
 use outlast_proto::node::v1 as pb;
 use outlast_proto::view::checkpoint_word;
-use outlast_types::{CheckpointSeq, JobId, NodeId};
+use outlast_types::{AttemptId, CheckpointSeq, JobId, NodeId};
+
+/// The receipts whose checkpoints' records have left the state: nobody will ever say more about them.
+pub(super) fn gone(state: &ClusterState, receipts: &[pb::Receipt]) -> BTreeSet<(JobId, CheckpointSeq)> {
+    let parse = |receipt: &pb::Receipt| {
+        let attempt: AttemptId = receipt.attempt.parse().ok()?;
+        Some((attempt.group.job, receipt.checkpoint.parse().ok()?))
+    };
+    receipts.iter().filter_map(parse).filter(|(job, seq)| is_gone(state, *job, *seq)).collect()
+}
+
+/// Whether the checkpoint was known and is not any more. Its number was given out by this very state, so the state is
+/// not merely behind one that knows it.
+fn is_gone(state: &ClusterState, job: JobId, seq: CheckpointSeq) -> bool {
+    match state.jobs.get(&job) {
+        Some(job) => seq.0 < job.next_checkpoint && !job.checkpoints.contains_key(&seq),
+        None => job.0 < state.next_job,
+    }
+}
 
 /// The state of one checkpoint as this coordinator knows it.
 pub(super) fn update(state: &ClusterState, job: JobId, seq: CheckpointSeq) -> pb::CheckpointUpdate {
@@ -23,7 +41,12 @@ pub(super) fn update(state: &ClusterState, job: JobId, seq: CheckpointSeq) -> pb
     pb::CheckpointUpdate {
         job: job.to_string(),
         checkpoint: seq.to_string(),
-        state: checkpoint.map_or("unknown", |checkpoint| checkpoint_word(checkpoint.state)).to_owned(),
+        state: match checkpoint {
+            Some(checkpoint) => checkpoint_word(checkpoint.state),
+            None if is_gone(state, job, seq) => "gone",
+            None => "unknown",
+        }
+        .to_owned(),
         index: state.applied,
         seal,
     }
@@ -68,4 +91,64 @@ fn took_part(state: &ClusterState, node: &NodeId, job: JobId, seq: CheckpointSeq
     };
     let holds = checkpoint.shards.iter().flat_map(|shard| &shard.holders).any(|holder| holder.node == *node);
     holds || state.attempt(&checkpoint.attempt).is_some_and(|a| a.assignments.iter().any(|a| a.node == *node))
+}
+
+#[cfg(test)]
+mod tests {
+    use outlast_control::state::{Command, Envelope, Response};
+    use outlast_types::{Actor, ClusterId, Profile, RequestId, WallTime, spec};
+
+    use super::*;
+
+    /// A cluster that had five jobs, of which one is left; it has given out no checkpoint number yet.
+    fn state() -> ClusterState {
+        let mut state = ClusterState::new();
+        let mut index = 0;
+        let mut apply = |request: Option<&str>, command| {
+            index += 1;
+            let request = request.map(|id| RequestId::new(id).expect("valid"));
+            let envelope = Envelope {
+                request,
+                actor: Actor::System,
+                source: None,
+                cause: None,
+                at: WallTime(1),
+                command,
+            };
+            let (response, _) = state.apply(index, &envelope);
+            assert!(!matches!(response, Response::Refused(_)), "{response:?}");
+        };
+        let cluster_id = ClusterId::new("test").expect("valid");
+        apply(None, Command::InitCluster { cluster_id, profile: Profile::Lan, address: "a:1".to_owned() });
+        let file = serde_json::json!({"name": "left", "command": ["true"]});
+        let spec = Box::new(spec::parse(&file).expect("valid"));
+        apply(Some("r-1"), Command::SubmitJob { spec, bundle: None });
+        state.next_job = 6;
+        state
+    }
+
+    #[test]
+    fn a_receipt_ends_only_where_the_state_is_not_merely_behind() {
+        let mut state = state();
+        state.jobs.get_mut(&JobId(1)).expect("it is left").next_checkpoint = 4;
+        for (attempt, checkpoint, expected) in [
+            ("j1/0@1.1", "ck3", true),
+            ("j1/0@1.1", "ck4", false),
+            ("j5/0@1.1", "ck1", true),
+            ("j6/0@1.1", "ck1", false),
+            ("not an attempt", "ck1", false),
+        ] {
+            let receipt = pb::Receipt {
+                attempt: attempt.to_owned(),
+                checkpoint: checkpoint.to_owned(),
+                ..pb::Receipt::default()
+            };
+            let found = gone(&state, &[receipt]);
+            assert_eq!(found.len(), usize::from(expected), "{attempt} {checkpoint}");
+            for (job, seq) in found {
+                assert_eq!(update(&state, job, seq).state, "gone");
+            }
+        }
+        assert_eq!(update(&state, JobId(1), CheckpointSeq(4)).state, "unknown");
+    }
 }

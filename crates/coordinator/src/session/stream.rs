@@ -39,6 +39,8 @@ const SEND_DEADLINE: Duration = Duration::from_secs(5);
 const GRANTS_MAX: usize = 8;
 /// Checkpoints that a Hello may name; older ones are asked for with the next session.
 const HELD_MAX: usize = 10_000;
+/// Checkpoints that one message tells of: a seal has some kilobytes.
+const UPDATES_A_MESSAGE: usize = 500;
 
 /// Changes that arrive without an event (a snapshot was installed) are found at this pace.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
@@ -163,16 +165,12 @@ impl Session {
 
     /// Tells what became of the checkpoints that the agent has bytes of.
     async fn answer_held(&mut self, held: &[pb::CheckpointRef]) -> Result<(), End> {
-        const UPDATES_A_MESSAGE: usize = 500;
         let parse = |held: &pb::CheckpointRef| -> Option<(JobId, CheckpointSeq)> {
             Some((held.job.parse().ok()?, held.checkpoint.parse().ok()?))
         };
         let held: Vec<_> = held.iter().take(HELD_MAX).filter_map(parse).collect();
         self.held_jobs.extend(held.iter().map(|(job, _)| *job));
-        for page in held.chunks(UPDATES_A_MESSAGE) {
-            self.send_updates(page).await?;
-        }
-        Ok(())
+        self.send_pages(&held).await
     }
 
     async fn serve(
@@ -199,7 +197,7 @@ impl Session {
         self.member.metrics.catalogue.sessions.inc();
         let end = loop {
             let step = tokio::select! {
-                message = up.message() => self.handle_up(message, &grants, &batches),
+                message = up.message() => self.handle_up(message, &grants, &batches).await,
                 Some(grant) = granted.recv() => self.send(Down::Lease(grant)).await,
                 Some(outcome) = observed.recv() => self.handle_observed(outcome).await,
                 entry = events.recv() => self.handle_applied(entry).await,
@@ -217,7 +215,7 @@ impl Session {
         end
     }
 
-    fn handle_up(
+    async fn handle_up(
         &self,
         message: Result<Option<pb::AgentMessage>, Status>,
         grants: &mpsc::Sender<pb::LeaseGrant>,
@@ -225,7 +223,7 @@ impl Session {
     ) -> Result<(), End> {
         let Ok(Some(message)) = message else { return Err(End::Closed) };
         match message.message {
-            Some(Up::Heartbeat(heartbeat)) => self.handle_heartbeat(heartbeat, grants),
+            Some(Up::Heartbeat(heartbeat)) => self.handle_heartbeat(heartbeat, grants).await,
             Some(Up::Observations(observations)) => self.handle_observations(observations, batches),
             Some(Up::Hello(_)) => Err(rejected("message", "a session has one Hello").into()),
             // A newer agent may say things that this build does not know.
@@ -233,11 +231,12 @@ impl Session {
         }
     }
 
-    fn handle_heartbeat(
+    async fn handle_heartbeat(
         &self,
         heartbeat: pb::Heartbeat,
         grants: &mpsc::Sender<pb::LeaseGrant>,
     ) -> Result<(), End> {
+        let gone = self.gone(&heartbeat.receipts);
         let relayed = RelayedHeartbeat {
             node: self.node.to_string(),
             registration: self.registration.0,
@@ -246,7 +245,16 @@ impl Session {
         if let Err(failure) = self.member.heartbeats.send(relayed, grants.clone()) {
             tracing::debug!(node = %self.node, %failure, "a heartbeat was dropped");
         }
-        Ok(())
+        // After the heartbeat is on its way: a lease waits for nothing.
+        self.send_pages(&gone).await
+    }
+
+    /// Receipts that the agent would repeat for ever: the leader passes over what it has no record of.
+    fn gone(&self, receipts: &[pb::Receipt]) -> Vec<(JobId, CheckpointSeq)> {
+        if receipts.is_empty() {
+            return Vec::new();
+        }
+        self.member.state(|state| checkpoints::gone(state, receipts)).into_iter().collect()
     }
 
     fn handle_observations(
@@ -370,6 +378,13 @@ impl Session {
             events.iter().filter_map(of).collect()
         });
         if concerned.is_empty() { Ok(()) } else { self.send_updates(&concerned).await }
+    }
+
+    async fn send_pages(&self, of: &[(JobId, CheckpointSeq)]) -> Result<(), End> {
+        for page in of.chunks(UPDATES_A_MESSAGE) {
+            self.send_updates(page).await?;
+        }
+        Ok(())
     }
 
     async fn send_updates(&self, of: &[(JobId, CheckpointSeq)]) -> Result<(), End> {

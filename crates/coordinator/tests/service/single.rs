@@ -1,6 +1,8 @@
 //! One coordinator in this process, on its real port, with an agent that only speaks.
 
-use crate::support::{FakeAgent, config, control, http, job_when, observation, registration, start, submit};
+use crate::support::{
+    FakeAgent, PATIENCE, config, control, http, job_when, observation, registration, start, submit,
+};
 use outlast_coordinator::{Coordinator, CoordinatorConfig, StartError};
 use outlast_proto::control::v1 as control;
 use outlast_proto::node::v1 as pb;
@@ -223,4 +225,42 @@ async fn the_feature_level_waits_for_the_oldest_member_and_names_it() {
     let failure = Failure::from_status(&refused);
     assert!(matches!(failure, Failure::Conflict { .. }), "{failure:?}");
     assert!(failure.to_string().contains("c1 knows feature level 1 only"), "{failure}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receipt_of_a_job_that_left_the_state_is_answered() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let running = start(CoordinatorConfig { init: true, ..config(folder.path()) }).await;
+    let address = running.address.to_string();
+    let mut client = control(&address).await;
+    let request = control::SubmitJobRequest {
+        request_id: "short".to_owned(),
+        spec_json: r#"{"name": "short", "command": ["true"], "retention": "1s"}"#.to_owned(),
+        ..control::SubmitJobRequest::default()
+    };
+    let job = client.submit_job(request).await.expect("submitted").into_inner().job_id;
+    let cancel = control::CancelJobRequest { job: job.clone(), ..control::CancelJobRequest::default() };
+    client.cancel_job(cancel).await.expect("cancelled");
+    let expired = tokio::time::timeout(PATIENCE, async {
+        while client.get_job(control::GetJobRequest { job: job.clone() }).await.is_ok() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    });
+    expired.await.expect("its retention is a second");
+    let mut agent = FakeAgent::connect(&address, registration("n1", 1)).await;
+    agent.grant().await;
+    let receipt = pb::Receipt {
+        attempt: format!("{job}/0@1.1"),
+        checkpoint: "ck1".to_owned(),
+        staged: true,
+        ..pb::Receipt::default()
+    };
+    agent.receipt(1_000_000, receipt).await;
+    let update = agent
+        .wait_for("what became of it", |message| match message {
+            Down::Checkpoints(updates) => updates.updates.into_iter().find(|update| update.job == job),
+            _ => None,
+        })
+        .await;
+    assert_eq!((update.checkpoint.as_str(), update.state.as_str()), ("ck1", "gone"));
 }

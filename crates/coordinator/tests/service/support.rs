@@ -119,6 +119,13 @@ impl FakeAgent {
         self.up.send(pb::AgentMessage { message: Some(message) }).await.expect("the session lives");
     }
 
+    /// One more heartbeat, with a receipt.
+    pub(crate) async fn receipt(&self, seq: u64, receipt: pb::Receipt) {
+        let heartbeat = pb::Heartbeat { seq, receipts: vec![receipt], ..pb::Heartbeat::default() };
+        let message = pb::AgentMessage { message: Some(Up::Heartbeat(heartbeat)) };
+        self.up.send(message).await.expect("the session lives");
+    }
+
     /// The first message that the function takes; others are passed over.
     pub(crate) async fn wait_for<T>(&mut self, what: &str, take: impl Fn(Down) -> Option<T>) -> T {
         let found = tokio::time::timeout(PATIENCE, async {
