@@ -74,3 +74,28 @@ fn membership_an_upgrade_of_members_that_know_nothing_new_changes_nothing() {
     assert_eq!(before["feature_level"], after["feature_level"], "{after}");
     outlast.assert_nothing_left();
 }
+
+#[test]
+fn membership_without_a_majority_the_status_says_that_nobody_leads() {
+    let mut outlast = Outlast::start(3, 0);
+    let leader = outlast.leader();
+    for i in (0..3).filter(|i| *i != leader) {
+        outlast.cluster.coordinators[i].kill();
+    }
+    let status = wait_for("a status without a leader", || {
+        let output = outlast.run(&["cluster", "status", "-o", "json"]);
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+        (status["leader"] == "").then_some(status)
+    });
+    assert_ne!(status["last_leader"], "", "{status}");
+    let warnings = status["warnings"].as_array().expect("warnings");
+    assert!(
+        warnings.iter().any(|warning| warning.as_str().is_some_and(|text| text.contains("no leader now"))),
+        "{status}"
+    );
+    assert!(
+        status["coordinators"].as_array().is_some_and(|all| all.iter().all(|c| c["role"] != "leader")),
+        "{status}"
+    );
+    outlast.assert_nothing_left();
+}
