@@ -62,6 +62,9 @@ pub struct ConsensusConfig {
     pub limits: Limits,
     /// What happens when the coordinator cannot go on.
     pub fatal: FatalHook,
+    /// Whether the disk is measured beside checkpoint-like writes once the coordinator serves; off by default, because
+    /// it writes up to 128 MiB.
+    pub probe_load: bool,
     pub(crate) disk: DiskChoice,
 }
 
@@ -73,6 +76,7 @@ impl ConsensusConfig {
             timers,
             limits: Limits::default(),
             fatal: FatalHook::default(),
+            probe_load: false,
             disk: DiskChoice::default(),
         }
     }

@@ -47,6 +47,8 @@ pub(crate) struct Inner {
     pub(crate) quorum: Arc<QuorumClock>,
     pub(crate) room: Arc<RwLock<DiskRoom>>,
     pub(crate) probe: SyncTimes,
+    pub(crate) probe_loaded: watch::Receiver<Option<SyncTimes>>,
+    pub(crate) disk_hangs: watch::Receiver<bool>,
     pub(crate) writer: Arc<LogWriter>,
     pub(crate) log_bytes: Arc<std::sync::atomic::AtomicU64>,
     pub(crate) stopped: Arc<AtomicBool>,
@@ -258,6 +260,11 @@ impl Consensus {
 
     pub fn status(&self) -> RaftStatus {
         RaftStatus::of(self)
+    }
+
+    /// What the disk did beside checkpoint-like writes, once it is measured; ends without a value where it is not.
+    pub fn probe_loaded(&self) -> watch::Receiver<Option<SyncTimes>> {
+        self.inner.probe_loaded.clone()
     }
 
     /// Asks for a snapshot now; it is made in the background.

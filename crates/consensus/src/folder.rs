@@ -13,14 +13,11 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use outlast_types::{ClusterId, CoordinatorId};
 use rustix::fs::{FlockOperation, flock, statvfs};
 use serde::{Deserialize, Serialize};
-
-use crate::disk::Meter;
-use crate::disk::SyncTimes;
 
 const IDENTITY_FORMAT: u32 = 1;
 
@@ -68,8 +65,16 @@ pub enum FolderError {
 #[derive(Debug)]
 pub(crate) struct Folder {
     root: PathBuf,
-    /// Dropped last: releases the lock.
-    _lock: File,
+    lock: File,
+}
+
+/// Closing the file is not enough: a lock belongs to everybody who has the file open, and a child that another thread of
+/// this process is just starting has it too, until it runs its own program.
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // An error leaves it to the end of the process.
+        let _ = flock(&self.lock, FlockOperation::Unlock);
+    }
 }
 
 /// # Errors
@@ -147,7 +152,7 @@ impl Folder {
         let lock =
             File::options().create(true).truncate(false).write(true).open(root.join("lock")).map_err(io)?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Self { root: root.to_owned(), _lock: lock })),
+            Ok(()) => Ok(Some(Self { root: root.to_owned(), lock })),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(FolderError::Locked { path: root.to_owned() }),
             Err(err) => Err(io(err.into())),
         }
@@ -241,32 +246,4 @@ impl Folder {
     pub(crate) fn has_leftovers(&self) -> bool {
         [self.log(), self.high_water(), self.snapshots()].iter().any(|path| path.exists())
     }
-}
-
-/// Appends measured when a folder is opened: enough for a p99 that means something, short enough for a start.
-const PROBE_APPENDS: usize = 50;
-const PROBE_BYTES: usize = 512;
-/// A disk this slow needs no more samples.
-const PROBE_TIME_MAX: Duration = Duration::from_secs(3);
-
-/// Measures fdatasync of small appends, as the log makes them.
-///
-/// # Errors
-/// What the disk reports.
-pub(crate) fn probe_sync(dir: &Path) -> io::Result<SyncTimes> {
-    let path = dir.join("probe.tmp");
-    let mut file = File::create(&path)?;
-    let meter = Meter::default();
-    let began = Instant::now();
-    for _ in 0..PROBE_APPENDS {
-        file.write_all(&[0x5a; PROBE_BYTES])?;
-        let sync_began = Instant::now();
-        file.sync_data()?;
-        meter.record(sync_began.elapsed());
-        if began.elapsed() > PROBE_TIME_MAX {
-            break;
-        }
-    }
-    std::fs::remove_file(&path)?;
-    Ok(meter.times())
 }

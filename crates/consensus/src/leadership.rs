@@ -24,12 +24,16 @@ pub struct Leader {
 pub struct Leadership {
     pub leader: Option<Leader>,
     pub term: u64,
-    /// This coordinator leads. It may not know yet that another one has been elected: only a quorum round tells.
+    /// This coordinator leads. It may not know yet that another one has been elected: only a quorum round tells. Never
+    /// while its disk hangs and others could take over, whatever Raft still calls it.
     pub is_self: bool,
 }
 
 impl Leadership {
-    fn of(metrics: &Metrics) -> Self {
+    fn of(metrics: &Metrics, disk_hangs: bool) -> Self {
+        if disk_hangs && metrics.current_leader == Some(metrics.id) && others_vote(metrics) {
+            return Self { leader: None, term: metrics.current_term, is_self: false };
+        }
         let leader = metrics.current_leader.and_then(|id| {
             let node = metrics.membership_config.membership().get_node(&id)?;
             Some(Leader { id: CoordinatorId(id), address: node.addr.clone() })
@@ -37,6 +41,11 @@ impl Leadership {
         let is_self = metrics.state == ServerState::Leader && metrics.current_leader == Some(metrics.id);
         Self { leader, term: metrics.current_term, is_self }
     }
+}
+
+/// Whether somebody else could lead.
+pub(crate) fn others_vote(metrics: &Metrics) -> bool {
+    metrics.membership_config.membership().voter_ids().any(|id| id != metrics.id)
 }
 
 /// When a quorum last answered this leader, on the boot clock.
@@ -59,16 +68,18 @@ impl QuorumClock {
 /// Follows the metrics until the Raft core ends. Any end that nobody asked for is the end of the process.
 pub(crate) async fn follow(
     mut metrics: watch::Receiver<Metrics>,
+    mut disk_hangs: watch::Receiver<bool>,
     leadership: watch::Sender<Leadership>,
     quorum: Arc<QuorumClock>,
     fatal: FatalHook,
     stopped: Arc<AtomicBool>,
 ) {
     loop {
+        let hangs = *disk_hangs.borrow_and_update();
         // The guard must not live across an await: openraft's core would wait for it.
         let (now, acked_ago, running) = {
             let metrics = metrics.borrow_and_update();
-            (Leadership::of(&metrics), metrics.millis_since_quorum_ack, metrics.running_state.clone())
+            (Leadership::of(&metrics, hangs), metrics.millis_since_quorum_ack, metrics.running_state.clone())
         };
         match running {
             Err(Fatal::Stopped) => break,
@@ -94,7 +105,12 @@ pub(crate) async fn follow(
             }
             changed
         });
-        if metrics.changed().await.is_err() {
+        // The core's metrics stand still while it waits for its disk.
+        let changed = tokio::select! {
+            changed = metrics.changed() => changed,
+            changed = disk_hangs.changed() => changed,
+        };
+        if changed.is_err() {
             break;
         }
     }

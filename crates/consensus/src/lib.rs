@@ -34,6 +34,7 @@ pub mod testing;
 mod tick;
 mod types;
 mod verify;
+mod watchdog;
 
 #[cfg(test)]
 mod tests;

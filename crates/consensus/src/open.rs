@@ -21,10 +21,11 @@ use crate::batcher::{Batcher, Rounds};
 use crate::config::{ConsensusConfig, DiskChoice};
 use crate::consensus::{Consensus, Inner};
 use crate::disk::check::{CheckError, check_log};
+use crate::disk::probe::{probe_alone, probe_beside_checkpoints};
 use crate::disk::sled::SledDisk;
 use crate::disk::{Damage, RaftDisk, Recovered, SyncTimes};
 use crate::error::OpenError;
-use crate::folder::{DiskRoom, Folder, FormerMember, Identity, probe_sync};
+use crate::folder::{DiskRoom, Folder, FormerMember, Identity};
 use crate::founding::finish_founding;
 use crate::hwm::HighWater;
 use crate::leadership::{Leadership, QuorumClock, follow};
@@ -34,6 +35,8 @@ use crate::net::{Network, Peers};
 use crate::snapshot::SnapshotStore;
 use crate::tick::Ticker;
 use crate::types::Raft;
+use crate::verify::{is_too_full_to_open, too_full};
+use crate::watchdog::watch_disk;
 
 /// The founder of a cluster; later ids come from the log.
 const FOUNDER: CoordinatorId = CoordinatorId(1);
@@ -188,7 +191,7 @@ fn open_checked(disk: &DiskChoice, paths: &Paths, identity: &Identity) -> Result
     let snapshots =
         SnapshotStore::open(paths.snapshots.clone(), identity.cluster_id.clone(), recovered.purged);
     let snapshots = snapshots.map_err(CheckError::Io)??;
-    let probe = probe_sync(&paths.root).map_err(CheckError::Io)?;
+    let probe = probe_alone(&paths.root).map_err(CheckError::Io)?;
     Ok(Opened { disk, recovered, high, snapshots, probe })
 }
 
@@ -215,6 +218,9 @@ async fn start(config: ConsensusConfig, folder: Folder, identity: Identity) -> R
     let opened = match blocking(move || open_checked(&disk, &paths, &owner)).await? {
         Ok(opened) => opened,
         Err(CheckError::Io(source)) => return Err(disk_error(source)),
+        Err(CheckError::Damage(damage @ Damage::Unopenable { .. })) if is_too_full_to_open(folder.root()) => {
+            return Err(disk_error(io::Error::new(io::ErrorKind::StorageFull, too_full(&damage))));
+        }
         Err(CheckError::Damage(damage)) => {
             let moved_to = folder.quarantine()?;
             return Err(OpenError::Quarantined { coordinator: identity.coordinator, moved_to, damage });
@@ -243,6 +249,26 @@ async fn start(config: ConsensusConfig, folder: Folder, identity: Identity) -> R
     Ok(Consensus { inner })
 }
 
+/// On a thread of its own: no start waits for it. A coordinator that has just started seldom leads, so that the load
+/// costs no leadership.
+fn measure_load(root: &Path, measured: &watch::Sender<Option<SyncTimes>>) {
+    match probe_beside_checkpoints(root) {
+        Ok(Some(times)) => {
+            let SyncTimes { samples, p50_us, p999_us, .. } = times;
+            tracing::info!(
+                samples,
+                p50_us,
+                p999_us,
+                "measured the disk's syncs beside checkpoint-like writes"
+            );
+            // Nobody has to be listening.
+            measured.send_replace(Some(times));
+        }
+        Ok(None) => tracing::warn!("too little room to measure the disk beside checkpoint-like writes"),
+        Err(err) => tracing::warn!(%err, "the disk could not be measured beside checkpoint-like writes"),
+    }
+}
+
 /// Runs on the coordinator's own runtime, so that all tasks that are spawned live there.
 async fn run(
     config: ConsensusConfig,
@@ -265,8 +291,12 @@ async fn run(
     let (leading, leadership) = watch::channel(Leadership::default());
     let quorum = Arc::new(QuorumClock::default());
     let stopped = Arc::new(AtomicBool::new(false));
+    let (hangs, disk_hangs) = watch::channel(false);
+    let hung_after_ms = config.timers.disk_hung_after_ms();
+    tokio::spawn(watch_disk(Arc::clone(&writer.pulse), hung_after_ms, raft.clone(), hangs));
     tokio::spawn(follow(
         raft.metrics(),
+        disk_hangs.clone(),
         leading,
         Arc::clone(&quorum),
         config.fatal.clone(),
@@ -296,6 +326,12 @@ async fn run(
             profile,
         ));
     }
+    let (measured, probe_loaded) = watch::channel(None);
+    if config.probe_load {
+        let root = folder.root().to_owned();
+        let probe = std::thread::Builder::new().name("disk-probe".to_owned());
+        probe.spawn(move || measure_load(&root, &measured)).map_err(disk_error)?;
+    }
     Ok(Arc::new(Inner {
         id: identity.coordinator,
         cluster_id: identity.cluster_id,
@@ -309,6 +345,8 @@ async fn run(
         quorum,
         room,
         probe,
+        probe_loaded,
+        disk_hangs,
         writer,
         log_bytes,
         stopped,

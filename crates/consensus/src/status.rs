@@ -24,6 +24,10 @@ pub struct RaftStatus {
     pub sync: SyncTimes,
     /// fdatasync of small appends, measured when the folder was opened.
     pub probe: SyncTimes,
+    /// The same beside checkpoint-like writes; `None` until it is measured, or where it is not.
+    pub probe_loaded: Option<SyncTimes>,
+    /// The log's disk has not answered for longer than any disk that can be lived with.
+    pub disk_hangs: bool,
     pub log_bytes: u64,
     pub room: DiskRoom,
 }
@@ -45,13 +49,10 @@ impl RaftStatus {
             purged: index(&metrics.purged),
             sync: inner.writer.meter.times(),
             probe: inner.probe,
+            probe_loaded: *inner.probe_loaded.borrow(),
+            disk_hangs: *inner.disk_hangs.borrow(),
             log_bytes: inner.log_bytes.load(Ordering::Relaxed),
             room: *inner.room.read(),
         }
-    }
-
-    /// Whether the measured disk is too slow for these timers: its p99 exceeds the Raft heartbeat.
-    pub fn disk_is_slow_for(&self, timers: &outlast_types::Timers) -> bool {
-        self.probe.p99_us.max(self.sync.p99_us) > timers.raft_heartbeat_ms * 1_000
     }
 }

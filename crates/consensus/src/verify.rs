@@ -56,6 +56,15 @@ pub fn verify_folder(dir: &Path, deep: bool) -> Result<FolderReport, OpenError> 
 /// With less room than this sled cannot open a good log either.
 const ROOM_TO_OPEN: u64 = 16 << 20;
 
+/// Whether a log that cannot be opened may be a good one.
+pub(crate) fn is_too_full_to_open(dir: &Path) -> bool {
+    DiskRoom::of(dir).is_ok_and(|room| room.free_bytes < ROOM_TO_OPEN)
+}
+
+pub(crate) fn too_full(damage: &Damage) -> String {
+    format!("no space left on the disk: make room and start again ({damage})")
+}
+
 /// Moves a coordinator away whose log ended the process that tried it (sled panics on many kinds of damage, and a
 /// release build aborts then); `how` says how it ended. Returns what whoever started it should be told.
 pub fn quarantine_unopenable(dir: &Path, how: &str) -> OpenError {
@@ -63,12 +72,11 @@ pub fn quarantine_unopenable(dir: &Path, how: &str) -> OpenError {
         let none = || disk_error(io::Error::new(io::ErrorKind::NotFound, "the folder holds no coordinator"));
         let folder = Folder::open(dir)?.ok_or_else(none)?;
         let identity = folder.identity()?.ok_or_else(none)?;
-        if DiskRoom::of(dir).map_err(disk_error)?.free_bytes < ROOM_TO_OPEN {
-            let full = format!("the disk is full, and opening the log {how}: make room and start again");
-            return Err(disk_error(io::Error::new(io::ErrorKind::StorageFull, full)));
+        let damage = Damage::Unopenable { reason: format!("opening it {how}") };
+        if is_too_full_to_open(dir) {
+            return Err(disk_error(io::Error::new(io::ErrorKind::StorageFull, too_full(&damage))));
         }
         let moved_to = folder.quarantine()?;
-        let damage = Damage::Unopenable { reason: format!("opening it {how}") };
         Ok(OpenError::Quarantined { coordinator: identity.coordinator, moved_to, damage })
     };
     moved().unwrap_or_else(|err| err)

@@ -26,6 +26,8 @@ pub struct CoordinatorConfig {
     pub join: Vec<String>,
     /// Allow an address that is not loopback although there is no TLS yet.
     pub insecure: bool,
+    /// Measure the disk beside checkpoint-like writes (up to 128 MiB, for about two seconds) at each start. Default true.
+    pub disk_load_test: bool,
 }
 
 impl Default for CoordinatorConfig {
@@ -38,6 +40,7 @@ impl Default for CoordinatorConfig {
             init: false,
             join: Vec::new(),
             insecure: false,
+            disk_load_test: true,
         }
     }
 }

@@ -80,6 +80,7 @@ impl Coordinator {
             data_dir: config.data_dir.clone(),
             address: advertised.clone(),
             profile: config.profile,
+            disk_load_test: config.disk_load_test,
             engine: engine.0.as_ref().expect("just started").handle().clone(),
             disk,
             shutdown: shutdown.clone(),

@@ -34,6 +34,8 @@ pub(crate) struct Founder {
     pub(crate) address: String,
     /// Of a cluster that is made here without another word.
     pub(crate) profile: Profile,
+    /// Measure the disk at work too.
+    pub(crate) disk_load_test: bool,
     /// The threads of the leader's tasks.
     pub(crate) engine: Handle,
     pub(crate) disk: Arc<DiskWatch>,
@@ -77,7 +79,9 @@ impl Founder {
     }
 
     fn consensus_config(&self, profile: Profile) -> ConsensusConfig {
-        ConsensusConfig::new(&self.data_dir, &self.address, Timers::of(profile))
+        let mut config = ConsensusConfig::new(&self.data_dir, &self.address, Timers::of(profile));
+        config.probe_load = self.disk_load_test;
+        config
     }
 
     fn seat(&self, consensus: Consensus, ring: EventRing, profile: Profile, metrics: Arc<Metrics>) -> Seated {
@@ -107,9 +111,7 @@ impl Founder {
         self.engine.spawn(serve_heartbeats(weak.clone(), heartbeat_inbox));
         tokio::spawn(announce::run(weak.clone()));
         self.engine.spawn(leader::lead_when_elected(weak));
-        if let Some(warning) = crate::disk::warning(&member.consensus.status(), profile) {
-            tracing::warn!("{warning}");
-        }
+        tokio::spawn(crate::disk::warn_when_measured(member.consensus.clone(), profile));
         Seated { member, raft }
     }
 }

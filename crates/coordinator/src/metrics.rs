@@ -89,6 +89,9 @@ impl Metrics {
         self.catalogue.raft_term.set(status.term as f64);
         self.catalogue.raft_commit_index.set(status.applied.unwrap_or(0) as f64);
         self.catalogue.disk_sync_seconds.set(crate::disk::p99_ms(&status) / 1_000.0);
+        if let Some(times) = status.probe_loaded {
+            self.catalogue.disk_sync_loaded_seconds.set(times.p999_us as f64 / 1_000_000.0);
+        }
     }
 
     fn set_state(&self, state: &ClusterState, suspects: usize) {

@@ -73,8 +73,12 @@ impl Builder {
     fn coordinator(&self, root: &Path, i: usize, address: String, first: &str) -> Daemon {
         let name = format!("c{}", i + 1);
         let folder = root.join(&name).to_string_lossy().into_owned();
-        let mut args =
-            vec!["coordinator".into(), "--data-dir".into(), folder, "--listen".into(), address.clone()];
+        // Several coordinators on one disk would measure each other.
+        let mut args: Vec<String> =
+            ["coordinator", "--no-disk-load-test", "--data-dir", &folder, "--listen", &address]
+                .iter()
+                .map(ToString::to_string)
+                .collect();
         if i == 0 {
             args.push("--init".to_owned());
         } else {

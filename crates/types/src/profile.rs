@@ -121,6 +121,13 @@ impl Timers {
         Ok(())
     }
 
+    /// How long one operation of the log's disk may take before the disk counts as hung. By then a leader that was writing
+    /// has lost its leadership in any case, because it sends no heartbeats while it waits; slower disks than that cannot be
+    /// lived with, faster ones must not be taken for hung.
+    pub const fn disk_hung_after_ms(&self) -> Millis {
+        self.worst_leader_gap_ms + self.slack_ms
+    }
+
     /// D(1+ε)+δ: what the leader waits after a confirmed heartbeat before it may give the lease away; also the grace
     /// G of a new leader.
     pub const fn leader_lease_ms(&self) -> Millis {
@@ -131,6 +138,18 @@ impl Timers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_counts_as_hung_only_when_a_writing_leader_would_have_been_replaced() {
+        for profile in [Profile::Lan, Profile::Wan] {
+            let timers = Timers::of(profile);
+            assert!(timers.disk_hung_after_ms() > timers.worst_leader_gap_ms, "{profile}");
+            assert!(
+                timers.disk_hung_after_ms() < timers.lease_ms,
+                "an idle leader is found out within a lease"
+            );
+        }
+    }
 
     #[test]
     fn both_profiles_keep_the_inequality_and_a_broken_one_is_refused() {

@@ -23,6 +23,7 @@ pub(super) const KEYS: &[Key] = &[
     Key { path: "init", variable: "OUTLAST_INIT", kind: Kind::Flag },
     Key { path: "join", variable: "OUTLAST_JOIN", kind: Kind::Texts },
     Key { path: "insecure", variable: "OUTLAST_INSECURE", kind: Kind::Flag },
+    Key { path: "disk_load_test", variable: "OUTLAST_DISK_LOAD_TEST", kind: Kind::Flag },
 ];
 
 const AFTER_HELP: &str = "\
@@ -59,6 +60,9 @@ pub(crate) struct CoordinatorArgs {
     /// Listen on an address that is not loopback although there is no TLS yet
     #[arg(long)]
     insecure: bool,
+    /// Do not measure the disk beside checkpoint-like writes at start (OUTLAST_DISK_LOAD_TEST=false)
+    #[arg(long)]
+    no_disk_load_test: bool,
     #[command(flatten)]
     daemon: DaemonArgs,
 }
@@ -89,7 +93,8 @@ impl CoordinatorArgs {
             .flag("profile", "profile", profile)
             .flag("init", "init", self.init.then_some(true.into()))
             .flag("join", "join", (!self.join.is_empty()).then(|| self.join.clone().into()))
-            .flag("insecure", "insecure", self.insecure.then_some(true.into())))
+            .flag("insecure", "insecure", self.insecure.then_some(true.into()))
+            .flag("disk_load_test", "no-disk-load-test", self.no_disk_load_test.then_some(false.into())))
     }
 }
 

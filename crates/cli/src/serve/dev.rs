@@ -71,6 +71,8 @@ impl DevArgs {
             data_dir: folder.join("coordinator"),
             listen: self.listen,
             init: true,
+            // One coordinator has no followers whose patience a slow disk could try.
+            disk_load_test: false,
             ..CoordinatorConfig::default()
         };
         let started = Coordinator::start(config, last.clone()).await;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) mod check;
 pub(crate) mod frame;
 mod meter;
+pub(crate) mod probe;
 #[cfg(any(test, feature = "testing"))]
 pub mod sim;
 pub(crate) mod sled;

@@ -18,6 +18,8 @@ use super::{DiskOp, DiskReader, MetaKey, RaftDisk, Record, check, frame};
 pub struct SimFaults {
     /// How long each sync takes.
     pub sync_latency: Duration,
+    /// Syncs do not return until this is taken back.
+    pub sync_hangs: bool,
     /// The sync with this number (from 1) and all later ones fail with `EIO`.
     pub sync_fails_at: Option<u64>,
     /// Staging beyond this many bytes fails with `ENOSPC`.
@@ -156,6 +158,9 @@ fn splitmix(seed: u64) -> u64 {
 
 pub struct SimDisk(SimContents);
 
+/// How soon a hanging sync notices that it may go on.
+const HANG_LOOK: Duration = Duration::from_millis(5);
+
 fn closed() -> io::Error {
     io::Error::other("the simulated machine is off")
 }
@@ -180,6 +185,11 @@ impl RaftDisk for SimDisk {
         let latency = self.0.0.lock().faults.sync_latency;
         std::thread::sleep(latency);
         let mut state = self.0.0.lock();
+        while state.faults.sync_hangs && !state.closed {
+            drop(state);
+            std::thread::sleep(HANG_LOOK);
+            state = self.0.0.lock();
+        }
         if state.closed {
             return Err(closed());
         }

@@ -3,6 +3,7 @@
 //! ```text
 //! drain the queue ──► one group ──► stage ──► sync (if anybody waits for durability) ──► high-water mark ──► answer, in order
 //!                                      └────────────── any error or panic: the process ends
+//! nothing for a second ──► touch the disk all the same, so that a hung one is noticed
 //! ```
 
 use std::io;
@@ -18,6 +19,7 @@ use crate::disk::{DiskOp, Meter, RaftDisk};
 use crate::fatal::{FatalHook, chain};
 use crate::hwm::{self, HighMark, HighWater};
 use crate::types::TypeConfig;
+use crate::watchdog::Pulse;
 
 /// openraft waits for each vote, append and truncation; only the bookkeeping between them adds to the queue.
 const QUEUE_JOBS: usize = 1_024;
@@ -49,23 +51,31 @@ pub(crate) struct LogWriter {
     jobs: SyncSender<Job>,
     thread: parking_lot::Mutex<Option<JoinHandle<()>>>,
     pub(crate) meter: Arc<Meter>,
+    pub(crate) pulse: Arc<Pulse>,
 }
 
 impl LogWriter {
     pub(crate) fn spawn(disk: Box<dyn RaftDisk>, high: HighWater, fatal: FatalHook) -> io::Result<Self> {
         let (jobs, queue) = sync_channel(QUEUE_JOBS);
-        let meter = Arc::new(Meter::default());
+        let (meter, pulse) = (Arc::new(Meter::default()), Arc::new(Pulse::default()));
         let durable = high.written();
-        let owner = Owner { disk, high, durable, meter: Arc::clone(&meter) };
+        let owner = Owner {
+            disk,
+            high,
+            durable,
+            meter: Arc::clone(&meter),
+            pulse: Arc::clone(&pulse),
+            fatal: fatal.clone(),
+        };
         let thread = std::thread::Builder::new().name("raft-log".to_owned()).spawn(move || {
             let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| owner.run(&queue)));
             match ran {
                 Ok(Ok(())) => {}
-                Ok(Err(err)) => fatal.die(&format!("the disk of the Raft log failed: {}", chain(&err))),
+                Ok(Err(err)) => fatal.die(&told(&err)),
                 Err(_) => fatal.die("the disk of the Raft log panicked"),
             }
         })?;
-        Ok(Self { jobs, thread: parking_lot::Mutex::new(Some(thread)), meter })
+        Ok(Self { jobs, thread: parking_lot::Mutex::new(Some(thread)), meter, pulse })
     }
 
     /// # Errors
@@ -95,11 +105,24 @@ impl Drop for LogWriter {
     }
 }
 
+/// What a person reads last.
+fn told(err: &io::Error) -> String {
+    let next = match err.kind() {
+        io::ErrorKind::StorageFull => {
+            "make room under the data folder and start it again; what is in it is intact"
+        }
+        _ => "look at the disk, then start it again",
+    };
+    format!("the disk of the Raft log failed: {}: {next}", chain(err))
+}
+
 struct Owner {
     disk: Box<dyn RaftDisk>,
     high: HighWater,
     durable: HighMark,
     meter: Arc<Meter>,
+    pulse: Arc<Pulse>,
+    fatal: FatalHook,
 }
 
 impl Owner {
@@ -115,7 +138,7 @@ impl Owner {
             let first = match queue.recv_timeout(hwm::AGE_MAX) {
                 Ok(job) => job,
                 Err(RecvTimeoutError::Timeout) => {
-                    self.write_high_water()?;
+                    self.timed(Self::touch)?;
                     continue;
                 }
                 Err(RecvTimeoutError::Disconnected) => return self.write_high_water(),
@@ -136,19 +159,41 @@ impl Owner {
             match last_words {
                 Some(Job::Kill) => return Ok(()),
                 Some(_) => {
-                    self.write(group)?;
+                    self.write_or_die(group)?;
                     self.disk.sync()?;
                     return self.write_high_water();
                 }
-                None => self.write(group)?,
+                None => self.write_or_die(group)?,
             }
         }
     }
 
-    fn write(&mut self, group: Vec<Write>) -> io::Result<()> {
+    fn timed(&mut self, operation: impl FnOnce(&mut Self) -> io::Result<()>) -> io::Result<()> {
+        let pulse = Arc::clone(&self.pulse);
+        pulse.time(|| operation(self))
+    }
+
+    /// What an idle writer does once a second. The mark is written although it has not changed: a sync without a write
+    /// need not reach the disk.
+    fn touch(&mut self) -> io::Result<()> {
+        self.disk.sync()?;
+        self.high.write(self.durable)
+    }
+
+    /// Dropping a group tells those who wait for it that the writer is gone, and the Raft core would end the process for
+    /// that: the reason has to be told before.
+    fn write_or_die(&mut self, mut group: Vec<Write>) -> io::Result<()> {
+        let written = self.timed(|owner| owner.write(&mut group));
+        if let Err(err) = &written {
+            self.fatal.die(&told(err));
+        }
+        written
+    }
+
+    fn write(&mut self, group: &mut Vec<Write>) -> io::Result<()> {
         let Some(after) = group.last().map(|write| write.after) else { return Ok(()) };
         let barrier = group.iter().any(|write| !matches!(write.done, Done::Nobody));
-        self.lower_high_water(&group)?;
+        self.lower_high_water(group)?;
         let ops: Vec<DiskOp> = group.iter().flat_map(|write| write.ops.iter().cloned()).collect();
         self.disk.stage(&ops)?;
         if barrier {
@@ -160,7 +205,7 @@ impl Owner {
                 self.write_high_water()?;
             }
         }
-        for write in group {
+        for write in group.drain(..) {
             match write.done {
                 Done::Flushed(callback) => callback.log_io_completed(Ok(())),
                 // A waiter that went away has nothing to learn.

@@ -4,6 +4,7 @@ mod cluster;
 mod conformance;
 mod crash;
 mod folder;
+mod hung_disk;
 mod kill_nine;
 mod membership;
 mod model;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use outlast_consensus::Leadership;
+use outlast_consensus::{Leadership, RaftStatus};
 use outlast_control::state::{ClusterState, NodeCondition};
 use outlast_proto::control::v1 as pb;
 use outlast_proto::status::Failure;
@@ -37,6 +37,7 @@ impl ControlHandler {
         status.term = lead.term;
         status.answered_by = member.id.to_string();
         status.coordinators = coordinators(&member, lead.now).await;
+        status.disk = Some(disk(&member.consensus.status()));
         status.warnings = warnings(&member, &lead, is_new, &status.coordinators);
         Ok(status)
     }
@@ -71,6 +72,14 @@ impl Lead {
         Some(format!(
             "there is no leader now ({last}): nothing is changed or started until a majority of coordinators runs"
         ))
+    }
+}
+
+fn disk(status: &RaftStatus) -> pb::LogDisk {
+    pb::LogDisk {
+        sync_p99_ms: crate::disk::p99_ms(status),
+        loaded_p999_ms: status.probe_loaded.map(|times| times.p999_us as f64 / 1_000.0),
+        hangs: status.disk_hangs,
     }
 }
 

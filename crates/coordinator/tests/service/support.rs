@@ -27,6 +27,7 @@ pub(crate) fn config(folder: &Path) -> CoordinatorConfig {
     CoordinatorConfig {
         data_dir: folder.to_owned(),
         listen: "127.0.0.1:0".parse().expect("an address"),
+        disk_load_test: false,
         ..CoordinatorConfig::default()
     }
 }
