@@ -8,8 +8,8 @@
 //! value  version u8 | crc32c u32 | payload
 //! ```
 //! The CRC covers the key and everything after the CRC, so a value that turns up under another key is caught too. A
-//! payload is cut into parts of at most 64 KiB: larger values would leave sled's log for blob files, which it does not
-//! sync. `leader` is zero: with one leader a term the term says it all; the field is there for engines and tools that
+//! payload is cut into parts of at most 4 KiB, because sled moves pages of more than 128 KiB out of its log into blob files,
+//! which it never syncs, and it splits a page by the number of its values (16), not by their size. `leader` is zero: with one leader a term the term says it all; the field is there for engines and tools that
 //! will want it.
 
 use std::io;
@@ -19,7 +19,9 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use super::{LogMark, MetaKey, Record};
 
 const VERSION: u8 = 1;
-const PART_BYTES_MAX: usize = 64 << 10;
+/// A page with more than 16 values is split when it is next visited; by then it may have got those of a neighbour that was
+/// merged into it. Thirty values of this size still fit into a page that stays in the log.
+const PART_BYTES_MAX: usize = 4 << 10;
 const RECORD_HEAD: usize = 1 + 4 + 4 + 8 + 8 + 2;
 const META_HEAD: usize = 1 + 4;
 const RECORD_PREFIX: u8 = 1;
@@ -172,15 +174,15 @@ mod tests {
         let payload: Vec<u8> = (0..200_000_u32).map(|i| i as u8).collect();
         let record = Record { mark: LogMark { term: 7, index: 9 }, payload: payload.into() };
         let parts = encode_record(&record);
-        assert_eq!(parts.len(), 4);
-        assert!(parts.iter().all(|(_, value)| value.len() <= 64 << 10));
+        assert_eq!(parts.len(), 50);
+        assert!(parts.iter().all(|(_, value)| value.len() <= PART_BYTES_MAX));
         let first = decode_part(&parts[0].0, &parts[0].1).expect("good");
         let mut assembly = Assembly::start(9, &first);
         for (number, (key, value)) in parts.iter().enumerate() {
             assembly.push(number as u16, &decode_part(key, value).expect("good")).expect("in order");
         }
         assert_eq!(assembly.finished(), Some(record));
-        for at in (0..parts[3].1.len()).step_by(997) {
+        for at in (0..parts[3].1.len()).step_by(97) {
             let mut bad = parts[3].1.clone();
             bad[at] ^= 0x10;
             assert!(decode_part(&parts[3].0, &bad).is_err(), "byte {at}");

@@ -8,5 +8,6 @@ mod hung_disk;
 mod kill_nine;
 mod membership;
 mod model;
+mod power_cut;
 mod slow_disk;
 mod snapshots;

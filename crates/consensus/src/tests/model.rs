@@ -1,4 +1,7 @@
 //! sled against the simulated disk as its model: the same operations, the same contents, also after reopening.
+//!
+//! Reopening relies on `open_db` asking again for sled's lock: other tests of this process start children, and a child holds
+//! every lock of its parent until it runs its own program.
 
 use proptest::prelude::*;
 
