@@ -5,7 +5,7 @@ use std::process::Command;
 
 use outlast_local::Builder;
 
-use super::harness::{Outlast, digest, digits, exe, is_root, undisturbed_digest};
+use super::harness::{Outlast, digest, digits, exe, is_root, shell, undisturbed_digest, wait_for};
 
 /// A small file system, gone when dropped.
 struct SmallDisk(PathBuf);
@@ -26,6 +26,114 @@ impl Drop for SmallDisk {
         // Lazily: processes that are still ending may hold files.
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
+}
+
+/// Takes room until `left_kib` are left of it; none of the rest where that is zero. Gone with the file.
+fn fill(disk: &Path, left_kib: u64) -> PathBuf {
+    let filler = disk.join("filler");
+    let of = format!("of={}", filler.display());
+    // It ends with "no space left": that is the point.
+    let _ = Command::new("dd").args(["if=/dev/zero", "bs=4k", "status=none", &of]).status();
+    let file = std::fs::File::options().write(true).open(&filler).expect("dd made it");
+    let bytes = file.metadata().expect("ours").len();
+    file.set_len(bytes.saturating_sub(left_kib << 10)).expect("shortened");
+    filler
+}
+
+fn is_member(folder: &Path) -> bool {
+    folder.join("identity").exists() && !folder.join("quarantine").exists()
+}
+
+/// What `cluster status` says of the third coordinator, whatever id it got.
+fn third_member(outlast: &Outlast) -> Option<serde_json::Value> {
+    let output = outlast.run(&["cluster", "status", "-o", "json"]);
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+    let address = outlast.cluster.coordinators[2].address.as_str();
+    status["coordinators"].as_array()?.iter().find(|known| known["address"] == address).cloned()
+}
+
+#[test]
+fn disk_full_at_the_leader_refuses_commands_until_there_is_room() {
+    if !is_root() {
+        println!("skipped: a small tmpfs needs root");
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = SmallDisk::mount(&folder.path().join("c1"), "64m");
+    let outlast = Outlast::start_with(Builder::new(exe()).coordinators(1).agents(1).folder(folder.path()));
+    let before = outlast.submit(&shell("before", "true"));
+    outlast.wait_success(&before);
+    // Below the floor of 5 %, but enough for the log itself.
+    let filler = fill(&disk.0, 1_024);
+    let refused = wait_for("a refusal", || {
+        let output = outlast.run(&["job", "run", "--detach", "--timeout", "2s", "--", "true"]);
+        (!output.status.success()).then(|| String::from_utf8_lossy(&output.stderr).into_owned())
+    });
+    assert!(refused.contains("make room"), "{refused}");
+    assert_eq!(outlast.json(&["job", "show", &before])["state"], "succeeded", "it still answers");
+    assert!(outlast.cluster.coordinators[0].pid().is_some() && is_member(&disk.0));
+
+    std::fs::remove_file(&filler).expect("the filler goes");
+    let after = wait_for("a submission to be taken", || {
+        let output = outlast.run(&["job", "run", "--detach", "-o", "json", "--", "true"]);
+        output.status.success().then_some(output)
+    });
+    let after: serde_json::Value = serde_json::from_slice(&after.stdout).expect("JSON");
+    outlast.wait_success(after["job_id"].as_str().expect("an id"));
+    outlast.assert_nothing_left();
+    drop(disk);
+}
+
+#[test]
+fn disk_full_under_a_log_ends_the_coordinator_and_it_comes_back_with_its_data() {
+    if !is_root() {
+        println!("skipped: a small tmpfs needs root");
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = SmallDisk::mount(&folder.path().join("c3"), "64m");
+    let mut outlast =
+        Outlast::start_with(Builder::new(exe()).coordinators(3).agents(1).folder(folder.path()));
+    if outlast.leader() == 2 {
+        // A leader would refuse before its log grows.
+        outlast.cluster.coordinators[2].kill();
+        wait_for("another leader", || (outlast.leader() != 2).then_some(()));
+        outlast.cluster.coordinators[2].start().expect("it starts again");
+    }
+    let before = third_member(&outlast).expect("a member");
+    let filler = fill(&disk.0, 0);
+    let mut acknowledged = Vec::new();
+    let ended = wait_for("the coordinator to end", || {
+        acknowledged.push(outlast.submit(&shell(&format!("job{}", acknowledged.len()), "true")));
+        outlast.cluster.coordinators[2].exit_signal()
+    });
+    assert_eq!(ended, rustix::process::Signal::ABORT.as_raw());
+    let told = outlast.cluster.coordinators[2].log_tail(20);
+    assert!(told.contains("cannot go on") && told.contains("make room"), "{told}");
+    // The other two go on.
+    acknowledged.push(outlast.submit(&shell("without-it", "true")));
+    outlast.wait_success(acknowledged.last().expect("one"));
+
+    // Started without room it says so, and throws nothing away.
+    outlast.cluster.coordinators[2].start().expect("the process starts");
+    let code = wait_for("it to give up", || outlast.cluster.coordinators[2].exit_code());
+    assert_eq!(code, 1, "another start may help: {}", outlast.cluster.coordinators[2].log_tail(20));
+    assert!(outlast.cluster.coordinators[2].log_tail(20).to_lowercase().contains("no space"));
+    assert!(is_member(&disk.0), "a full disk is no damage");
+
+    std::fs::remove_file(&filler).expect("the filler goes");
+    outlast.cluster.coordinators[2].start().expect("it starts again");
+    let back = wait_for("it to have caught up", || {
+        let third = &mut outlast.cluster.coordinators[2];
+        assert!(third.is_running(), "{}", third.log_tail(20));
+        third_member(&outlast).filter(|third| third["reachable"] == true && third["lag"] == 0)
+    });
+    assert_eq!((&back["id"], &back["role"]), (&before["id"], &"follower".into()), "with its old log: {back}");
+    for job in &acknowledged {
+        outlast.wait_success(job);
+    }
+    outlast.assert_nothing_left();
+    drop(disk);
 }
 
 #[test]

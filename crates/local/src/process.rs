@@ -62,6 +62,12 @@ impl Daemon {
         self.child.as_mut()?.try_wait().ok().flatten()?.code()
     }
 
+    /// The signal that ended it, when one did.
+    pub fn exit_signal(&mut self) -> Option<i32> {
+        use std::os::unix::process::ExitStatusExt as _;
+        self.child.as_mut()?.try_wait().ok().flatten()?.signal()
+    }
+
     /// `kill -9` of this process alone; keepers and workers live on.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
