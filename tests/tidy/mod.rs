@@ -1,5 +1,6 @@
 //! The rules of the source tree: what a reviewer would otherwise have to remember.
 
+mod dependencies;
 mod layers;
 mod sources;
 

@@ -10,7 +10,7 @@ const USAGE: &str = "\
 cargo xtask COMMAND
 
   test            everything that CI runs: format, lints, unit and property tests, clusters of real processes
-  lint            format and lints only
+  lint            format, lints and dependencies only
   unit            the tests of the crates, without clusters
   cluster [NAME]  clusters of real processes only; NAME picks tests whose name holds it
   kill [N]        the kill tests N times over (20), stopping at the first failure
@@ -61,7 +61,7 @@ fn has(component: &str) -> bool {
     Command::new("cargo").args([component, "--version"]).output().is_ok_and(|output| output.status.success())
 }
 
-/// Format and lints. A toolchain without the component is told, not failed: the tests matter more.
+/// Format, lints, dependencies. A toolchain without the component is told, not failed: the tests matter more.
 fn lint() -> Result<()> {
     if has("fmt") {
         cargo("format", &["fmt", "--all", "--check"])?;
@@ -69,9 +69,17 @@ fn lint() -> Result<()> {
         println!("== format: skipped, this toolchain has no rustfmt");
     }
     if has("clippy") {
-        cargo("lints", &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])
+        cargo("lints", &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])?;
     } else {
         println!("== lints: skipped, this toolchain has no clippy");
+    }
+    if has("deny") {
+        // Without advisories: their database comes from the network.
+        cargo("dependencies", &["deny", "check", "bans", "licenses", "sources"])
+    } else {
+        println!(
+            "== dependencies: skipped, cargo-deny is not installed; the tidy tests check licences and sources"
+        );
         Ok(())
     }
 }
