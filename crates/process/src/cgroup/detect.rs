@@ -256,6 +256,37 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_with_version_two_alone_is_understood() {
+        let mounts = "25 1 0:22 / / rw - ext4 /dev/vda rw\n\
+            35 24 0:30 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot\n";
+        let found = parse_mounts(mounts, "0::/system.slice/outlast.service\n");
+        let path = PathBuf::from("/sys/fs/cgroup/system.slice/outlast.service");
+        assert_eq!(found, [OwnCgroup { path, unified: true, controllers: Vec::new() }]);
+        // In a container that sees only its own part.
+        let part = "35 24 0:30 /../.. /sys/fs/cgroup rw - cgroup2 cgroup rw\n";
+        assert_eq!(parse_mounts(part, "0::/\n")[0].path, Path::new("/sys/fs/cgroup/"));
+    }
+
+    /// A folder instead of a cgroup: it keeps what is written instead of acting on it.
+    #[test]
+    fn controllers_of_version_two_are_handed_down_and_believed_only_when_the_kernel_shows_them() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let below = folder.path().join("outlast");
+        create_dir(&below).expect("made");
+        create_dir(&below).expect("there already");
+        let own = OwnCgroup { path: folder.path().to_owned(), unified: true, controllers: Vec::new() };
+        own.delegate(&below);
+        for level in [folder.path(), below.as_path()] {
+            assert_eq!(read(level.join("cgroup.subtree_control")), "+pids", "the last of {CONTROLLERS:?}");
+        }
+        let dir = CgroupDir { path: below.clone(), unified: true };
+        fs::write(below.join("cgroup.subtree_control"), "cpu memory\n").expect("as the kernel shows it");
+        assert_eq!(CONTROLLERS.map(|name| own.can_use(name, &dir)), [true, true, false]);
+        fs::remove_file(below.join("cgroup.subtree_control")).expect("removed");
+        assert_eq!(CONTROLLERS.map(|name| own.can_use(name, &dir)), [false; 3]);
+    }
+
+    #[test]
     fn what_cannot_be_enforced_is_said_in_a_sentence() {
         let none = Cgroups::from_mounts(&[]);
         assert!(!none.can_fence && none.why_not.contains("no cgroup file system"));

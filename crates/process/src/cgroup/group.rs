@@ -172,3 +172,107 @@ fn write(dir: &CgroupDir, file: &str, value: impl ToString) -> io::Result<()> {
 fn write_if_there(dir: &CgroupDir, file: &str, value: impl ToString) -> io::Result<()> {
     if dir.path.join(file).exists() { write(dir, file, value) } else { Ok(()) }
 }
+
+/// A folder instead of a cgroup of version 2: it keeps what is written, which is what the kernel would be told.
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::path::PathBuf;
+    use std::process::Command;
+
+    use super::*;
+
+    struct Fake {
+        folder: tempfile::TempDir,
+        leaf: PathBuf,
+    }
+
+    impl Fake {
+        /// With the files that the kernel would make, where the code asks whether they are there.
+        fn new() -> Self {
+            let folder = tempfile::tempdir().expect("temp dir");
+            let leaf = folder.path().join("agent/worker");
+            fs::create_dir_all(&leaf).expect("made");
+            for file in ["memory.swap.max", "memory.oom.group", "cgroup.procs"] {
+                fs::write(leaf.join(file), "").expect("made");
+            }
+            Self { folder, leaf }
+        }
+
+        fn plan(&self, limits: CgroupLimits) -> CgroupPlan {
+            let dir = CgroupDir { path: self.leaf.clone(), unified: true };
+            CgroupPlan {
+                track: dir.clone(),
+                memory: limits.memory_bytes.map(|_| dir.clone()),
+                cpu: limits.cpu_millis.map(|_| dir.clone()),
+                pids: limits.pids.map(|_| dir),
+                limits,
+            }
+        }
+
+        fn read(&self, file: &str) -> String {
+            fs::read_to_string(self.leaf.join(file)).unwrap_or_else(|err| panic!("{file}: {err}"))
+        }
+    }
+
+    #[test]
+    fn limits_of_version_two_are_written_to_its_files() {
+        let fake = Fake::new();
+        let limits = CgroupLimits {
+            memory_bytes: Some(64 << 20),
+            cpu_millis: Some(1_500),
+            cpu_hard: true,
+            pids: Some(100),
+        };
+        let group = Cgroup::create(fake.plan(limits)).expect("made");
+        for (file, value) in [
+            ("memory.max", "67108864"),
+            ("memory.swap.max", "0"),
+            ("memory.oom.group", "1"),
+            ("cpu.weight", "59"),
+            ("cpu.max", "150000 100000"),
+            ("pids.max", "100"),
+        ] {
+            assert_eq!(fake.read(file), value, "{file}");
+        }
+        let handed_down = fake.folder.path().join("agent/cgroup.subtree_control");
+        assert_eq!(fs::read_to_string(handed_down).expect("handed down"), "+pids", "the last one");
+        assert_eq!(group.join_files().expect("joinable").len(), 1, "one folder for all controllers");
+        fs::write(fake.leaf.join("memory.events"), "low 0\noom 3\noom_kill 2\n")
+            .expect("as the kernel counts");
+        assert_eq!(group.oom_kills(), 2);
+    }
+
+    #[test]
+    fn nothing_is_written_for_what_is_not_limited() {
+        let fake = Fake::new();
+        Cgroup::create(fake.plan(CgroupLimits::default())).expect("made");
+        for file in ["memory.max", "cpu.weight", "cpu.max", "pids.max"] {
+            assert!(!fake.leaf.join(file).exists(), "{file}");
+        }
+    }
+
+    #[test]
+    fn version_two_kills_by_its_file_and_without_it_member_by_member_while_frozen() {
+        let fake = Fake::new();
+        let mut child = Command::new("sleep").arg("60").spawn().expect("a member");
+        fs::write(fake.leaf.join("cgroup.procs"), format!("{}\n", child.id()))
+            .expect("as the kernel lists it");
+        let group = Cgroup::existing(fake.plan(CgroupLimits::default()));
+        assert_eq!(group.pids(), [child.id()]);
+
+        group.kill_all();
+        assert_eq!(fake.read("cgroup.kill"), "1");
+        assert!(!fake.leaf.join("cgroup.freeze").exists());
+        assert!(child.try_wait().expect("ours").is_none(), "the file is left to the kernel");
+
+        // A kernel before 5.14 has no such file: here nothing can be written to it.
+        fs::remove_file(fake.leaf.join("cgroup.kill")).expect("removed");
+        fs::create_dir(fake.leaf.join("cgroup.kill")).expect("in the way");
+        group.kill_all();
+        assert_eq!(child.wait().expect("ours").signal(), Some(Signal::KILL.as_raw()));
+        assert_eq!(fake.read("cgroup.freeze"), "0", "thawed at the end: frozen members do not die");
+        fs::write(fake.leaf.join("cgroup.procs"), "").expect("as the kernel lists it");
+        assert!(group.is_empty());
+    }
+}
