@@ -21,6 +21,8 @@ pub(crate) struct Found {
     pub(crate) key: WorkerKey,
     pub(crate) handle: Arc<WorkerHandle>,
     pub(crate) outcome: Result<Adopted, AdoptError>,
+    /// It runs, as far as is known, and has said that it can serve.
+    pub(crate) is_ready: bool,
 }
 
 /// Looks at every worker's folder; serves the sockets of those that run, and goes on with copies of their checkpoints.
@@ -104,5 +106,6 @@ fn take_up(
             announce_and_copy(context, &handle, meta);
         }
     }
-    Found { key, handle, outcome }
+    let is_ready = may_run && handle.dir.is_ready();
+    Found { key, handle, outcome, is_ready }
 }

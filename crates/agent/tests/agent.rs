@@ -25,13 +25,17 @@ fn keeper_exe() -> PathBuf {
 }
 
 async fn start(name: &str, dir: &Path, coordinators: &[&Fake]) -> RunningAgent {
+    start_with(name, dir, coordinators, keeper_exe()).await
+}
+
+async fn start_with(name: &str, dir: &Path, coordinators: &[&Fake], keeper_exe: PathBuf) -> RunningAgent {
     let config = AgentConfig {
         data_dir: dir.to_owned(),
         name: Some(NodeId::new(name).expect("a name")),
         coordinators: coordinators.iter().map(|fake| fake.address.clone()).collect(),
         listen: "127.0.0.1:0".parse().expect("an address"),
         resources: ResourceOverrides { gpus: Some(0), ..ResourceOverrides::default() },
-        keeper_exe: Some(keeper_exe()),
+        keeper_exe: Some(keeper_exe),
         ..AgentConfig::default()
     };
     Agent::start(config).await.expect("starts")
@@ -51,6 +55,10 @@ fn exited(attempt: &'static str) -> impl Fn(&Observation) -> bool {
 
 fn released(attempt: &'static str) -> impl Fn(&Observation) -> bool {
     move |seen| matches!(seen, Observation::Released { attempt: of, .. } if of.to_string() == attempt)
+}
+
+fn ready(attempt: &'static str) -> impl Fn(&Observation) -> bool {
+    move |seen| matches!(seen, Observation::Ready { attempt: of, .. } if of.to_string() == attempt)
 }
 
 fn stopped(worker: pb::DesiredWorker) -> pb::DesiredWorker {
@@ -438,5 +446,83 @@ async fn a_save_that_is_repeated_is_answered_with_what_the_first_one_saved() {
     assert_eq!(first, again);
     let next = worker.save_checkpoint(save(4)).await.expect("saved").into_inner();
     assert_ne!(first.checkpoint, next.checkpoint);
+    agent.shutdown(StopWorkers::Yes).await;
+}
+
+/// What the node said under its newest registration.
+fn newest_observations(fake: &Fake, node: &str) -> Vec<Observation> {
+    let book = fake.node(node);
+    let hello = book.hellos.last().and_then(|hello| hello.registration.as_ref()).expect("registered");
+    let of_newest = book.observations.into_iter().filter(|((of, _), _)| *of == hello.registration);
+    of_newest.map(|(_, observation)| observation).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adopted_worker_that_said_it_is_ready_is_told_again() {
+    let (fake, tmp) = (Fake::start().await, tempfile::tempdir().expect("a folder"));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let port = listener.local_addr().expect("bound").port().into();
+    let check = pb::ReadyCheck { kind: "tcp".into(), port, path: String::new() };
+    let checked = pb::DesiredWorker { ready: Some(check), ..shell("j2/0@1.1", LONG) };
+    // The log gets nothing of what the first agent says.
+    fake.change(|book| book.acknowledges = false);
+    fake.desire("n1", 10, vec![shell(A1, LONG), checked.clone(), shell("j3/0@1.1", LONG)]);
+    let first = start("n1", tmp.path(), &[&fake]).await;
+    eventually("all started", || {
+        [A1, "j2/0@1.1", "j3/0@1.1"].into_iter().all(|attempt| has(&fake, "n1", started(attempt)))
+    })
+    .await;
+    socket(tmp.path(), A1).await.ready(worker_pb::ReadyRequest {}).await.expect("taken");
+    let mark = tmp.path().join("workers/j2.0.1.1-0/ready");
+    eventually("the port was seen", || mark.exists()).await;
+    first.shutdown(StopWorkers::No).await;
+    // It was ready once: that its port answers no more is for other eyes.
+    drop(listener);
+
+    fake.change(|book| book.welcome_index = 20);
+    let running = [shell(A1, LONG), checked, shell("j3/0@1.1", LONG)];
+    let running = running.map(|worker| pb::DesiredWorker { may_start: false, ..worker });
+    fake.desire("n1", 20, running.to_vec());
+    let second = start("n1", tmp.path(), &[&fake]).await;
+    eventually("a second hello", || fake.node("n1").hellos.len() >= 2).await;
+    eventually("both told again", || {
+        let seen = newest_observations(&fake, "n1");
+        seen.iter().any(ready(A1)) && seen.iter().any(ready("j2/0@1.1"))
+    })
+    .await;
+    beats(&fake, "n1").await;
+    assert!(!has(&fake, "n1", ready("j3/0@1.1")), "the third never said so");
+    second.shutdown(StopWorkers::Yes).await;
+}
+
+/// A program that runs the real keeper, and passes on what it says only when `open` exists.
+fn slow_keeper(dir: &Path) -> (PathBuf, PathBuf) {
+    use std::os::unix::fs::PermissionsExt;
+    let (exe, open) = (dir.join("slow-keeper"), dir.join("open"));
+    let script = format!(
+        "#!/bin/sh\n'{}' \"$@\" | {{ while [ ! -e '{}' ]; do sleep 0.05; done; cat; }}\n",
+        keeper_exe().display(),
+        open.display()
+    );
+    std::fs::write(&exe, script).expect("written");
+    std::fs::set_permissions(&exe, std::fs::Permissions::from_mode(0o700)).expect("set");
+    (exe, open)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_ready_before_its_start_was_seen_is_told_after_it() {
+    let (fake, tmp) = (Fake::start().await, tempfile::tempdir().expect("a folder"));
+    let (exe, open) = slow_keeper(tmp.path());
+    let data = tmp.path().join("data");
+    let agent = start_with("n1", &data, &[&fake], exe).await;
+    fake.desire("n1", 5, vec![shell(A1, "echo up > up; exec sleep 1000")]);
+    let up = data.join("workers/j1.0.1.1-0/work/up");
+    eventually("it runs", || up.exists()).await;
+    socket(&data, A1).await.ready(worker_pb::ReadyRequest {}).await.expect("taken");
+    std::fs::write(&open, b"").expect("written");
+    eventually("ready", || has(&fake, "n1", ready(A1))).await;
+    let seen = fake.observations("n1");
+    let at = |wanted: &dyn Fn(&Observation) -> bool| seen.iter().position(wanted);
+    assert!(at(&started(A1)) < at(&ready(A1)), "the log takes it only of a started worker: {seen:?}");
     agent.shutdown(StopWorkers::Yes).await;
 }

@@ -20,6 +20,9 @@ pub(crate) struct Tracked {
     pub(crate) is_adopted: bool,
     /// Stopped because the lease ran out.
     pub(crate) is_fenced: bool,
+    /// It can serve, as it or its port said.
+    pub(crate) is_ready: bool,
+    /// The log was, or will be, told so.
     pub(crate) said_ready: bool,
     pub(crate) exit: Option<ExitRecord>,
     /// The log has its release.
@@ -36,6 +39,7 @@ impl Tracked {
             is_exclusive,
             is_adopted: false,
             is_fenced: false,
+            is_ready: false,
             said_ready: false,
             exit: None,
             is_applied: false,
@@ -51,6 +55,7 @@ impl Tracked {
             is_exclusive: false,
             is_adopted: false,
             is_fenced: false,
+            is_ready: false,
             said_ready: false,
             exit: None,
             is_applied: false,

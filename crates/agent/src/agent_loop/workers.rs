@@ -71,6 +71,7 @@ impl AgentLoop {
         self.context.metrics.workers_started.inc();
         self.observe(Observation::Started { attempt, rank });
         self.take_keeper(key, keeper);
+        self.say_ready(key);
     }
 
     /// A worker runs under this keeper: watch it, and stop it where that was asked meanwhile.
@@ -82,7 +83,7 @@ impl AgentLoop {
             (Life::Stopping { grace_ms }, _) => order_stop(&self.context, keeper, grace_ms),
             (_, handle) => {
                 tracked.life = Life::Running;
-                if let Some(handle) = handle {
+                if let Some(handle) = handle.as_ref().filter(|_| !tracked.is_ready) {
                     watch_ready(&self.context, handle);
                 }
             }
@@ -92,11 +93,14 @@ impl AgentLoop {
 
     /// At the agent's start: what its predecessor left.
     pub(crate) fn adopt(&mut self, found: Vec<Found>) {
-        for Found { key, handle, outcome } in found {
+        for Found { key, handle, outcome, is_ready } in found {
             self.context.newest.lock().saw(key.attempt);
             let mut tracked = Tracked::new(Arc::clone(&handle), Life::Running);
             tracked.is_adopted = true;
+            tracked.is_ready = is_ready;
             self.workers.insert(key, tracked);
+            // Perhaps for the second time, which changes nothing: whether the log has it, nobody here knows.
+            self.say_ready(key);
             match outcome {
                 Ok(adopted) => self.handle_adopted(key, adopted),
                 Err(err) => {
@@ -193,11 +197,16 @@ impl AgentLoop {
     }
 
     pub(super) fn handle_ready(&mut self, key: WorkerKey) {
-        let Some(tracked) =
-            self.workers.get_mut(&key).filter(|tracked| tracked.is_alive() && !tracked.said_ready)
-        else {
-            return;
-        };
+        if let Some(tracked) = self.workers.get_mut(&key) {
+            tracked.is_ready = true;
+        }
+        self.say_ready(key);
+    }
+
+    /// Once, and not before its start was observed: in the log a worker that has not started is not ready.
+    fn say_ready(&mut self, key: WorkerKey) {
+        let due = |tracked: &&mut Tracked| tracked.has_processes() && tracked.is_ready && !tracked.said_ready;
+        let Some(tracked) = self.workers.get_mut(&key).filter(due) else { return };
         tracked.said_ready = true;
         self.observe(Observation::Ready { attempt: key.attempt, rank: key.rank });
     }

@@ -13,10 +13,10 @@ use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status};
 
 use super::handle::{Wishes, WorkerHandle};
+use super::ready::tell_ready;
 use super::save;
 use crate::checkpoints::Fate;
 use crate::context::Context;
-use crate::event::Event;
 
 /// Metrics of one report; more are left out, so that a heartbeat stays small.
 const METRICS_MAX: usize = 64;
@@ -89,7 +89,7 @@ impl WorkerService for WorkerServiceHandler {
         _request: Request<pb::ReadyRequest>,
     ) -> Result<Response<pb::ReadyResponse>, Status> {
         self.current()?;
-        let _ = self.context.events.send(Event::Ready(self.handle.key)).await;
+        tell_ready(&self.context, &self.handle).await;
         Ok(Response::new(pb::ReadyResponse {}))
     }
 

@@ -4,6 +4,7 @@
 //!  worker.json   the assignment, written before anything is started      work/        its files and current folder
 //!  keeper/       the keeper's: spec, log, exit record                    restore/     the checkpoint that it starts from
 //!  over          the log has its end: nothing to report any more         checkpoint/  for checkpoints that it writes
+//!  ready         it said, or its port, that it can serve
 //! ```
 
 use std::fs;
@@ -85,6 +86,15 @@ impl WorkerDir {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the record is of a newer version"));
         }
         Ok(Some(record))
+    }
+
+    /// Outlives the agent, which is enough: no worker outlives the machine's end.
+    pub(crate) fn mark_ready(&self) -> io::Result<()> {
+        fs::write(self.root.join("ready"), b"")
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.root.join("ready").exists()
     }
 
     pub(crate) fn is_over(&self) -> bool {

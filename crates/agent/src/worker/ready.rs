@@ -1,4 +1,6 @@
 //! Whether a service replica can serve: its port answers. (A worker that says so itself does it through its socket.)
+//! Either way it is written beside the worker before anybody hears of it: an agent that restarts says it again, as the
+//! log may not have it yet and the worker says it once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +11,7 @@ use tokio::time::timeout;
 
 use super::handle::WorkerHandle;
 use crate::assigned::Readiness;
-use crate::context::Context;
+use crate::context::{Context, blocking};
 use crate::event::Event;
 
 const CHECK_EVERY: Duration = Duration::from_millis(500);
@@ -23,14 +25,24 @@ pub(crate) fn watch_ready(context: &Arc<Context>, handle: &Arc<WorkerHandle>) {
     if readiness == Readiness::Worker {
         return;
     }
-    let (events, key, cancel) = (context.events.clone(), handle.key, handle.cancel.clone());
+    let (context2, handle2, cancel) = (Arc::clone(context), Arc::clone(handle), handle.cancel.clone());
     let work = async move {
         while !passes(&readiness).await {
             tokio::time::sleep(CHECK_EVERY).await;
         }
-        let _ = events.send(Event::Ready(key)).await;
+        tell_ready(&context2, &handle2).await;
     };
     context.tasks.spawn(async move { cancel.run_until_cancelled(work).await });
+}
+
+/// Written first, then said. A disk that does not take the mark is no reason to keep a replica from its work: only a
+/// restarted agent would not know.
+pub(crate) async fn tell_ready(context: &Context, handle: &WorkerHandle) {
+    let (key, dir) = (handle.key, handle.dir.clone());
+    if let Err(err) = blocking(move || dir.mark_ready()).await {
+        tracing::warn!(attempt = %key.attempt, rank = key.rank, error = %err, "that the worker is ready is not written down: an agent that restarts now would not know");
+    }
+    let _ = context.events.send(Event::Ready(key)).await;
 }
 
 async fn passes(readiness: &Readiness) -> bool {
