@@ -22,6 +22,8 @@ pub(crate) enum Event {
     Adopted(WorkerKey, Adopted),
     /// The keeper's record; `None`: the keeper is gone, and all of its worker was killed.
     Exited(WorkerKey, Option<ExitFile>),
+    /// What could not be killed of an ended worker is gone at last.
+    Freed(WorkerKey),
     /// The worker, or the check of its port, says that it can serve.
     Ready(WorkerKey),
     Stop(StopWorkers, oneshot::Sender<()>),

@@ -23,6 +23,7 @@ mod folder;
 mod heart;
 mod metrics;
 mod observations;
+mod pauses;
 mod peer;
 mod reconcile;
 mod resources;

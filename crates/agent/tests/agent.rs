@@ -526,3 +526,45 @@ async fn a_worker_that_is_ready_before_its_start_was_seen_is_told_after_it() {
     assert!(at(&started(A1)) < at(&ready(A1)), "the log takes it only of a started worker: {seen:?}");
     agent.shutdown(StopWorkers::Yes).await;
 }
+
+/// Says of an ended worker that one of its processes is left, and makes one.
+fn leave_one_behind(worker: &Path) -> std::process::Child {
+    let read = |name: &str| -> serde_json::Value {
+        let bytes = std::fs::read(worker.join("keeper").join(name)).expect("readable");
+        serde_json::from_slice(&bytes).expect("json")
+    };
+    let (mut exit, spec) = (read("exit.json"), read("spec.json"));
+    let left = std::process::Command::new("sleep")
+        .arg("1000")
+        .env("OUTLAST_KEEPER", spec["mark"].as_str().expect("a mark"))
+        .spawn()
+        .expect("sleeps");
+    exit["leftovers"] = 1.into();
+    std::fs::write(worker.join("keeper/exit.json"), exit.to_string()).expect("written");
+    left
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_with_processes_that_could_not_be_killed_is_released_once_they_are_gone() {
+    let (fake, tmp) = (Fake::start().await, tempfile::tempdir().expect("a folder"));
+    let script = "while [ ! -e end ]; do sleep 0.1; done; exit 4";
+    fake.desire("n1", 10, vec![shell(A1, script)]);
+    let first = start("n1", tmp.path(), &[&fake]).await;
+    eventually("started", || has(&fake, "n1", started(A1))).await;
+    first.shutdown(StopWorkers::No).await;
+    let worker = tmp.path().join("workers/j1.0.1.1-0");
+    std::fs::write(worker.join("work/end"), b"").expect("written");
+    eventually("it has ended", || worker.join("keeper/exit.json").exists()).await;
+    let mut left = leave_one_behind(&worker);
+
+    fake.change(|book| book.welcome_index = 20);
+    fake.desire("n1", 20, vec![pb::DesiredWorker { may_start: false, ..shell(A1, script) }]);
+    let second = start("n1", tmp.path(), &[&fake]).await;
+    eventually("released", || has(&fake, "n1", released(A1))).await;
+    let hello = fake.node("n1").hellos.last().cloned().expect("there");
+    let adopted = hello.registration.expect("there").adopted;
+    assert_eq!(adopted.len(), 1, "its resources were taken when the agent registered");
+    assert!(has(&fake, "n1", exited(A1)));
+    assert!(left.try_wait().expect("ours").is_some(), "released although a process of it lives");
+    second.shutdown(StopWorkers::Yes).await;
+}

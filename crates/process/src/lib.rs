@@ -27,6 +27,6 @@ pub use clock::{boot_id, boot_now, wall_now};
 pub use handle::{AdoptError, Adopted, CallError, Keeper, KeeperGone, SpawnError};
 pub use log::{LogLine, LogReader, LogStream};
 pub use procfs::process_start_time;
-pub use record::ExitFile;
+pub use record::{ExitFile, LeftProcess};
 pub use spec::KeeperSpec;
 pub use wire::KeeperStatus;

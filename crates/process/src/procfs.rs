@@ -6,6 +6,8 @@ use std::fs;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use crate::record::LeftProcess;
+
 /// Marks every process of a worker, inherited by whatever it starts. Its value is in the spec.
 pub(crate) const MARK_VARIABLE: &str = "OUTLAST_KEEPER";
 
@@ -74,6 +76,14 @@ pub(crate) fn marked(mark: &str) -> Vec<ProcStat> {
             .is_ok_and(|env| env.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes()))
     };
     all().into_iter().filter(|stat| !stat.is_dead() && is_marked(stat.pid)).collect()
+}
+
+/// Those of them that still live.
+pub(crate) fn alive(named: &[LeftProcess]) -> Vec<ProcStat> {
+    let is_it = |left: &LeftProcess| {
+        stat(left.pid).filter(|stat| stat.start_time == left.start_time && !stat.is_dead())
+    };
+    named.iter().filter_map(is_it).collect()
 }
 
 /// SIGKILL to exactly that process: never to another one that got its pid meanwhile.

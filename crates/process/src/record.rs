@@ -10,6 +10,17 @@ use crate::files;
 
 const EXIT_VERSION: u32 = 1;
 
+/// Named in a record; that many that cannot be killed are more than any worker has had.
+pub(crate) const LEFT_MAX: usize = 1_024;
+
+/// One process of this boot: its pid may be another's later, but not with the same start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftProcess {
+    pub pid: u32,
+    /// Clock ticks since boot.
+    pub start_time: u64,
+}
+
 /// The termination record of one worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitFile {
@@ -25,6 +36,9 @@ pub struct ExitFile {
     pub fenced: bool,
     /// Processes of the worker that could not be killed in time. Not zero: nothing of it may be called released.
     pub leftovers: u32,
+    /// Which ones, at most 1024: some have shed what a worker's processes are known by. Older keepers do not say.
+    #[serde(default)]
+    pub left: Vec<LeftProcess>,
 }
 
 #[derive(Serialize, Deserialize)]

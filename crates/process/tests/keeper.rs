@@ -8,8 +8,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use outlast_process::{
-    AdoptError, Adopted, CgroupLimits, Cgroups, ExitFile, Keeper, KeeperSpec, LogLine, LogReader, LogStream,
-    SpawnError, boot_now, process_start_time,
+    AdoptError, Adopted, CgroupLimits, Cgroups, ExitFile, Keeper, KeeperSpec, LeftProcess, LogLine,
+    LogReader, LogStream, SpawnError, boot_now, process_start_time,
 };
 use outlast_types::{AttemptId, ExitStatus};
 use rustix::process::{Pid, Signal, kill_process};
@@ -360,4 +360,25 @@ fn folders_and_files_are_private() {
     keeper.wait_exit().expect("a record");
     std::fs::remove_dir_all(scene.keeper_dir()).expect("removed");
     wait_until("the keeper leaves with its folder", || !is_alive(keeper.pid()));
+}
+
+#[test]
+fn what_could_not_be_killed_is_found_again_by_its_name_and_nobody_else_is_touched() {
+    let scene = Scene::new();
+    let exit = scene.run("exit 0");
+    assert_eq!(Keeper::end_leftovers(&scene.keeper_dir(), &exit).map_err(|err| err.to_string()), Ok(()));
+    // Neither has the worker's mark, as after `env -i`.
+    let mut left = Command::new("sleep").arg("1000").spawn().expect("sleeps");
+    let mut stranger = Command::new("sleep").arg("1000").spawn().expect("sleeps");
+    let name = |child: &Child| LeftProcess {
+        pid: child.id(),
+        start_time: process_start_time(child.id()).expect("alive"),
+    };
+    let earlier = LeftProcess { start_time: 1, ..name(&stranger) };
+    let exit = ExitFile { leftovers: 2, left: vec![name(&left), earlier], ..exit };
+    assert_eq!(Keeper::end_leftovers(&scene.keeper_dir(), &exit).map_err(|err| err.to_string()), Ok(()));
+    assert!(!left.wait().expect("ours").success(), "killed");
+    assert!(stranger.try_wait().expect("ours").is_none(), "its pid only was the same");
+    stranger.kill().expect("ours");
+    stranger.wait().expect("ours");
 }

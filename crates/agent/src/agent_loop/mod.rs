@@ -152,6 +152,7 @@ impl AgentLoop {
             Event::Start(key, event) => self.handle_start(key, event),
             Event::Adopted(key, adopted) => self.handle_adopted(key, adopted),
             Event::Exited(key, exit) => self.handle_exit(key, exit),
+            Event::Freed(key) => self.handle_freed(key),
             Event::Ready(key) => self.handle_ready(key),
             Event::Stop(StopWorkers::No, reply) => {
                 let _ = reply.send(());

@@ -24,6 +24,7 @@ pub(crate) struct Tracked {
     pub(crate) is_ready: bool,
     /// The log was, or will be, told so.
     pub(crate) said_ready: bool,
+    /// How it ended; while it is still alive: but for processes that could not be killed.
     pub(crate) exit: Option<ExitRecord>,
     /// The log has its release.
     pub(crate) is_applied: bool,

@@ -14,6 +14,7 @@ use crate::adopt::Found;
 use crate::assigned::{Assigned, WorkerKey};
 use crate::context::{Context, blocking};
 use crate::event::{Event, StartEvent};
+use crate::pauses::{Pauses, until_seen};
 use crate::reconcile::{Life, StopReason};
 use crate::worker::start::Start;
 use crate::worker::{WorkerDir, WorkerHandle, keep_newest_logs, watch_ready};
@@ -21,7 +22,12 @@ use crate::worker::{WorkerDir, WorkerHandle, keep_newest_logs, watch_ready};
 /// A keeper that does not take the order to stop in this time is itself killed; what is left of its worker then too.
 const STOP_TRIES: u32 = 5;
 const STOP_AGAIN_AFTER: Duration = Duration::from_millis(200);
-const ADOPT_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// A keeper that was only stopped is soon heard again; one that hangs costs five seconds of looking each time.
+const ADOPT_AGAIN_MIN: Duration = Duration::from_secs(1);
+const ADOPT_AGAIN_MAX: Duration = Duration::from_secs(10);
+/// Most of what cannot be killed waits for a disk or a driver and is gone in seconds; the rest may stay for days.
+const LOOK_AGAIN_MIN: Duration = Duration::from_secs(2);
+const LOOK_AGAIN_MAX: Duration = Duration::from_secs(60);
 /// A save that takes longer than this is given up with its folder.
 const SAVES_WITHIN: Duration = Duration::from_secs(600);
 
@@ -142,21 +148,37 @@ impl AgentLoop {
     }
 
     pub(super) fn handle_exit(&mut self, key: WorkerKey, exit: Option<ExitFile>) {
-        let Some(tracked) = self.workers.get(&key).filter(|tracked| tracked.is_alive()) else { return };
+        let is_news = |tracked: &&mut Tracked| tracked.is_alive() && tracked.exit.is_none();
+        let Some(tracked) = self.workers.get_mut(&key).filter(is_news) else { return };
         let WorkerKey { attempt, rank } = key;
-        let leftovers = exit.as_ref().map_or(0, |exit| exit.leftovers);
+        let left = exit.clone().filter(|exit| exit.leftovers > 0);
         let record = exit_record(exit, tracked.is_fenced);
         tracing::info!(node = %self.context.node, %attempt, rank, status = %record.status, "worker ended");
-        if self.stopping.is_some() && leftovers == 0 {
+        if self.stopping.is_some() && left.is_none() {
             return self.taken_down(key);
         }
         self.observe(Observation::Exited { attempt, rank, exit: record.clone() });
-        if leftovers > 0 {
-            // Not released: its processes still hold what was given to it, and for an exclusive group that is the point.
-            tracing::error!(node = %self.context.node, %attempt, rank, leftovers, "processes of the worker cannot be killed; its resources stay taken");
-            return;
+        match left {
+            None => self.ended(key, Some(record)),
+            Some(left) => self.keep_taken(key, record, left),
         }
-        self.ended(key, Some(record));
+    }
+
+    /// Not released: its processes still hold what was given to it, and for an exclusive group that is the point.
+    fn keep_taken(&mut self, key: WorkerKey, record: ExitRecord, left: ExitFile) {
+        let WorkerKey { attempt, rank } = key;
+        let Some(tracked) = self.workers.get_mut(&key) else { return };
+        tracked.exit = Some(record);
+        tracing::error!(node = %self.context.node, %attempt, rank, leftovers = left.leftovers, "processes of the worker cannot be killed; its resources stay taken until they are gone");
+        if let Some(handle) = &tracked.handle {
+            watch_leftovers(&self.context, key, handle.dir.keeper(), left);
+        }
+    }
+
+    pub(super) fn handle_freed(&mut self, key: WorkerKey) {
+        tracing::info!(node = %self.context.node, attempt = %key.attempt, rank = key.rank, "what was left of the worker is gone");
+        let exit = self.workers.get(&key).and_then(|tracked| tracked.exit.clone());
+        self.ended(key, exit);
     }
 
     /// Its end is the agent's doing, not its own: nothing is reported, and the next registration, which does not name it,
@@ -288,15 +310,33 @@ fn adopt_again(context: &Arc<Context>, key: WorkerKey, dir: PathBuf) {
     });
 }
 
-fn until_adopted(dir: &std::path::Path, is_over: impl Fn() -> bool) -> Option<Adopted> {
-    while !is_over() {
-        match Keeper::adopt(dir) {
-            Ok(adopted) => return Some(adopted),
-            Err(err) => tracing::debug!(dir = %dir.display(), error = %err, "not adopted yet"),
+/// Looks again at what could not be killed of an ended worker, until nothing is left.
+fn watch_leftovers(context: &Arc<Context>, key: WorkerKey, dir: PathBuf, exit: ExitFile) {
+    let events = context.events.clone();
+    spawn_thread(format!("left {key}"), move || {
+        let look = || match Keeper::end_leftovers(&dir, &exit) {
+            Ok(()) => Some(()),
+            Err(err) => {
+                tracing::warn!(attempt = %key.attempt, rank = key.rank, error = %err, "looked at again in vain");
+                None
+            }
+        };
+        let pauses = Pauses::new(LOOK_AGAIN_MIN, LOOK_AGAIN_MAX);
+        if until_seen(look, pauses, || events.is_closed()).is_some() {
+            let _ = events.blocking_send(Event::Freed(key));
         }
-        std::thread::sleep(ADOPT_AGAIN_AFTER);
-    }
-    None
+    });
+}
+
+fn until_adopted(dir: &std::path::Path, is_over: impl Fn() -> bool) -> Option<Adopted> {
+    let look = || match Keeper::adopt(dir) {
+        Ok(adopted) => Some(adopted),
+        Err(err) => {
+            tracing::warn!(dir = %dir.display(), error = %err, "not adopted yet");
+            None
+        }
+    };
+    until_seen(look, Pauses::new(ADOPT_AGAIN_MIN, ADOPT_AGAIN_MAX), is_over)
 }
 
 fn spawn_thread(name: String, work: impl FnOnce() + Send + 'static) {

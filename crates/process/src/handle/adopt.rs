@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::call::{self, CallError};
 use super::{Keeper, KeeperLock, LockError};
 use crate::cgroup::Cgroup;
-use crate::record::ExitFile;
+use crate::record::{ExitFile, LeftProcess};
 use crate::spec::SpecFile;
 use crate::wire::{Reply, Request};
 use crate::{boot_now, procfs};
@@ -17,6 +17,11 @@ use crate::{boot_now, procfs};
 const ANSWER_WITHIN_MS: u64 = 5_000;
 /// Killed processes are gone within milliseconds unless they hang in the kernel.
 const END_WITHIN_MS: u64 = 5_000;
+/// For another look at those that hang: whoever came free dies of it at once.
+const LOOK_WITHIN_MS: u64 = 200;
+/// Between two kills, first and at most: each is a walk over all of `/proc`.
+const KILL_AGAIN_MIN: Duration = Duration::from_millis(2);
+const KILL_AGAIN_MAX: Duration = Duration::from_millis(50);
 
 /// What became of a worker while nobody looked.
 #[derive(Debug)]
@@ -90,6 +95,17 @@ impl Keeper {
     }
 }
 
+impl Keeper {
+    /// Another look at a worker that has ended but for processes that could not be killed: kills them again. `Ok`: nothing
+    /// of it is alive. Takes a moment.
+    ///
+    /// # Errors
+    /// `Leftovers` while some are still there; others as for `adopt`.
+    pub fn end_leftovers(dir: &Path, exit: &ExitFile) -> Result<(), AdoptError> {
+        end_within(dir, &exit.left, LOOK_WITHIN_MS)
+    }
+}
+
 /// With the lock held: the keeper is dead, for good.
 fn gone(dir: &Path) -> Result<Adopted, AdoptError> {
     // It may have written its record and died between our first look and the lock.
@@ -101,14 +117,23 @@ fn gone(dir: &Path) -> Result<Adopted, AdoptError> {
 
 /// Kills whatever a dead keeper's worker left behind, and waits for its end.
 pub(super) fn end_remains(dir: &Path) -> Result<(), AdoptError> {
+    end_within(dir, &[], END_WITHIN_MS)
+}
+
+/// What belongs to the worker in `dir`: by its cgroup, by its mark, and by name.
+fn end_within(dir: &Path, left: &[LeftProcess], within_ms: u64) -> Result<(), AdoptError> {
     let file = SpecFile::read(dir).map_err(|source| unreadable(dir, source))?;
     let Some(file) = file else { return Err(AdoptError::NotAKeeper { dir: dir.to_owned() }) };
     let cgroup = file.spec.cgroup.map(Cgroup::existing);
-    let until = boot_now().plus(END_WITHIN_MS);
+    let until = boot_now().plus(within_ms);
+    let mut pause = KILL_AGAIN_MIN;
     loop {
-        let marked = procfs::marked(&file.mark);
+        let mut found = procfs::marked(&file.mark);
+        found.extend(procfs::alive(left));
+        found.sort_unstable_by_key(|stat| stat.pid);
+        found.dedup_by_key(|stat| stat.pid);
         let members = cgroup.as_ref().map_or(0, |cgroup| cgroup.pids().len());
-        let count = marked.len().max(members);
+        let count = found.len().max(members);
         if count == 0 {
             if let Some(cgroup) = cgroup {
                 cgroup.remove();
@@ -121,8 +146,9 @@ pub(super) fn end_remains(dir: &Path) -> Result<(), AdoptError> {
         if let Some(cgroup) = &cgroup {
             cgroup.kill_all();
         }
-        marked.iter().for_each(procfs::kill_exactly);
-        sleep(Duration::from_millis(2));
+        found.iter().for_each(procfs::kill_exactly);
+        sleep(pause);
+        pause = (pause * 2).min(KILL_AGAIN_MAX);
     }
 }
 

@@ -61,6 +61,7 @@ pub(super) fn end(supervisor: &mut Supervisor, outcome: &Outcome, mut pump: Pump
         detail: notes.join("; "),
         fenced,
         leftovers: u32::try_from(leftovers).unwrap_or(u32::MAX),
+        left: if leftovers > 0 { supervisor.left() } else { Vec::new() },
     }
 }
 

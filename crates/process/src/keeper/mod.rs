@@ -145,6 +145,7 @@ fn not_started(reason: &str) -> ExitFile {
         detail: reason.to_owned(),
         fenced: false,
         leftovers: 0,
+        left: Vec::new(),
     }
 }
 

@@ -16,7 +16,7 @@ use super::timer::Timer;
 use crate::boot_now;
 use crate::cgroup::Cgroup;
 use crate::procfs;
-use crate::record::ExitFile;
+use crate::record::{ExitFile, LEFT_MAX, LeftProcess};
 use crate::spec::KeeperSpec;
 use crate::wire::{KeeperStatus, Reply, Request};
 
@@ -168,6 +168,17 @@ impl Supervisor {
         let has_no_children = self.reap();
         let members = self.cgroup.as_ref().map_or(0, |cgroup| cgroup.pids().len());
         if has_no_children { members } else { members.max(procfs::descendants(std::process::id()).len()) }
+    }
+
+    /// The same by name, for those who look again when this keeper is gone.
+    pub(super) fn left(&self) -> Vec<LeftProcess> {
+        let members = self.cgroup.as_ref().map(Cgroup::pids).unwrap_or_default();
+        let mut left: Vec<_> = members.into_iter().filter_map(procfs::stat).collect();
+        left.extend(procfs::descendants(std::process::id()));
+        left.sort_unstable_by_key(|stat| stat.pid);
+        left.dedup_by_key(|stat| stat.pid);
+        let name = |stat: &procfs::ProcStat| LeftProcess { pid: stat.pid, start_time: stat.start_time };
+        left.iter().filter(|stat| !stat.is_dead()).map(name).take(LEFT_MAX).collect()
     }
 
     /// Whether the agent said that it is done.
