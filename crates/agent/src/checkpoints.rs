@@ -20,6 +20,17 @@ pub(crate) enum Fate {
     Over(String),
 }
 
+impl Fate {
+    /// By the wire's word. `None`: not decided, or a word of a newer version; there receipts go on and bytes are kept.
+    pub(crate) fn of(state: &str) -> Option<Self> {
+        match state {
+            "sealed" => Some(Fate::Sealed),
+            "aborted" | "quarantined" | "retired" => Some(Fate::Over(format!("it was {state}"))),
+            _ => None,
+        }
+    }
+}
+
 /// A rank's part of a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Part {

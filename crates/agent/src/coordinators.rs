@@ -101,14 +101,45 @@ impl Coordinators {
         request: pb::OpenCheckpointRequest,
         within: Duration,
     ) -> Result<String, Failure> {
+        let open = |mut client: NodeServiceClient<Channel>| {
+            let request = timed(request.clone(), CALL_TRY);
+            async move { client.open_checkpoint(request).await }
+        };
+        self.through_any(within, open).await.map(|opened| opened.checkpoint)
+    }
+
+    /// What became of a checkpoint, as of now.
+    ///
+    /// # Errors
+    /// The last failure when time has run out.
+    pub(crate) async fn checkpoint_fate(
+        &self,
+        request: pb::GetCheckpointFateRequest,
+        within: Duration,
+    ) -> Result<pb::CheckpointUpdate, Failure> {
+        let ask = |mut client: NodeServiceClient<Channel>| {
+            let request = timed(request.clone(), CALL_TRY);
+            async move { client.get_checkpoint_fate(request).await }
+        };
+        self.through_any(within, ask).await
+    }
+
+    /// Asks one coordinator after the other, the session's first, until one answers.
+    async fn through_any<T, F>(
+        &self,
+        within: Duration,
+        call: impl Fn(NodeServiceClient<Channel>) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    {
         let until = tokio::time::Instant::now() + within;
         let mut last = unreachable("no coordinator is known");
         while tokio::time::Instant::now() < until {
             for address in self.session_first() {
-                let mut client = NodeServiceClient::new(self.channel(&address)?);
-                let call = client.open_checkpoint(timed(request.clone(), OPEN_TRY));
-                match answer(tokio::time::timeout(OPEN_TRY, call).await) {
-                    Ok(opened) => return Ok(opened.checkpoint),
+                let client = NodeServiceClient::new(self.channel(&address)?);
+                match answer(tokio::time::timeout(CALL_TRY, call(client)).await) {
+                    Ok(answered) => return Ok(answered),
                     Err(failure) if failure.is_retryable() => last = failure,
                     Err(failure) => return Err(failure),
                 }
@@ -126,8 +157,8 @@ impl Coordinators {
     }
 }
 
-/// One commit of the log, with an election in between left to the next try.
-const OPEN_TRY: Duration = Duration::from_secs(2);
+/// One commit or confirmed read of the log, with an election in between left to the next try.
+const CALL_TRY: Duration = Duration::from_secs(2);
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 fn unreachable(reason: &str) -> Failure {

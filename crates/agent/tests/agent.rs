@@ -568,3 +568,38 @@ async fn a_worker_with_processes_that_could_not_be_killed_is_released_once_they_
     assert!(left.try_wait().expect("ours").is_some(), "released although a process of it lives");
     second.shutdown(StopWorkers::Yes).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_learns_what_was_decided_while_its_agent_was_away() {
+    let (fake, tmp) = (Fake::start().await, tempfile::tempdir().expect("a folder"));
+    fake.desire("n1", 10, vec![shell(A1, LONG)]);
+    let first = start("n1", tmp.path(), &[&fake]).await;
+    eventually("started", || has(&fake, "n1", started(A1))).await;
+    first.shutdown(StopWorkers::No).await;
+    // Nothing of them is held here, so no session will ever say a word about them.
+    fake.change(|book| {
+        book.welcome_index = 20;
+        book.fates =
+            [("ck1", "retired"), ("ck2", "sealed"), ("ck4", "open")].map(|(k, v)| (k.to_owned(), v)).into();
+    });
+    fake.desire("n1", 20, vec![pb::DesiredWorker { may_start: false, ..shell(A1, LONG) }]);
+    let second = start("n1", tmp.path(), &[&fake]).await;
+    let worker = socket(tmp.path(), A1).await;
+    let wait = async |checkpoint: &str| {
+        let request = worker_pb::WaitCheckpointRequest { checkpoint: checkpoint.to_owned() };
+        worker.clone().wait_checkpoint(request).await.expect("answers").into_inner()
+    };
+    assert_eq!(wait("ck1").await.reason, "it was retired");
+    assert!(wait("ck2").await.sealed);
+    let unknown = wait("ck3").await;
+    assert!(!unknown.sealed && unknown.reason.contains("knows no such checkpoint"), "{unknown:?}");
+    let still_open = tokio::spawn({
+        let mut worker = worker.clone();
+        let request = worker_pb::WaitCheckpointRequest { checkpoint: "ck4".to_owned() };
+        async move { worker.wait_checkpoint(request).await.expect("answers").into_inner() }
+    });
+    beats(&fake, "n1").await;
+    fake.change(|book| book.fates = [("ck4".to_owned(), "sealed")].into());
+    assert!(still_open.await.expect("runs").sealed, "it is asked again");
+    second.shutdown(StopWorkers::Yes).await;
+}

@@ -29,18 +29,17 @@ impl AgentLoop {
                 tracing::warn!(job, checkpoint, "an update about a checkpoint is not understood");
                 continue;
             };
-            // Open: receipts go on. Unknown, and whatever a newer version says: bytes are kept where there is doubt.
-            let (fate, order) = match state.as_str() {
-                "sealed" => (Fate::Sealed, Some(Order::Seal(seal))),
-                "retired" => (Fate::Over("it was retired".to_owned()), Some(Order::Remove)),
-                "aborted" => (Fate::Over("it was aborted".to_owned()), Some(Order::Remove)),
-                "quarantined" => (Fate::Over("it was quarantined".to_owned()), None),
-                // Why its record left is not said, so the bytes stay.
-                "gone" => {
-                    self.context.checkpoints.gone(job, seq);
-                    continue;
-                }
-                _ => continue,
+            // Why its record left is not said, so the bytes stay.
+            if state == "gone" {
+                self.context.checkpoints.gone(job, seq);
+                continue;
+            }
+            // Unknown too: bytes are kept where there is doubt.
+            let Some(fate) = Fate::of(&state) else { continue };
+            let order = match state.as_str() {
+                "sealed" => Some(Order::Seal(seal)),
+                "retired" | "aborted" => Some(Order::Remove),
+                _ => None,
             };
             self.context.checkpoints.decided(job, seq, fate);
             orders.extend(order.map(|order| (job, seq, order)));

@@ -2,13 +2,16 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use outlast_process::boot_now;
+use outlast_proto::node::v1 as node_pb;
 use outlast_proto::status::Failure;
 use outlast_proto::worker::v1::worker_service_server::WorkerService;
 use outlast_proto::worker::v1::{self as pb, signal::Kind};
-use outlast_types::CheckpointSeq;
+use outlast_types::{CheckpointSeq, JobId};
+use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status};
 
@@ -21,6 +24,11 @@ use crate::context::Context;
 /// Metrics of one report; more are left out, so that a heartbeat stays small.
 const METRICS_MAX: usize = 64;
 const METRIC_NAME_BYTES_MAX: usize = 128;
+/// A fate comes by itself within moments of its decision. Not so where it was decided while this agent, or its session,
+/// was away and nothing of the checkpoint is held here: then the cluster is asked.
+const ASK_FIRST: Duration = Duration::from_secs(1);
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+const ASK_WITHIN: Duration = Duration::from_secs(4);
 
 pub(crate) struct WorkerServiceHandler {
     context: Arc<Context>,
@@ -38,6 +46,32 @@ impl WorkerServiceHandler {
             return Err(fenced(&self.handle).into());
         }
         Ok(())
+    }
+}
+
+impl WorkerServiceHandler {
+    /// Learns what the cluster has decided. `Some`: there is no such checkpoint, for this reason. Its bytes, if there are
+    /// any, are left alone: only what the log retired or aborted is deleted.
+    async fn ask_fate(&self, job: JobId, seq: CheckpointSeq) -> Option<String> {
+        let request = node_pb::GetCheckpointFateRequest {
+            cluster_id: self.context.cluster_text(),
+            checkpoint: Some(node_pb::CheckpointRef { job: job.to_string(), checkpoint: seq.to_string() }),
+        };
+        match self.context.coordinators.checkpoint_fate(request, ASK_WITHIN).await {
+            Ok(update) if ["gone", "unknown"].contains(&update.state.as_str()) => {
+                Some("the cluster knows no such checkpoint (any more)".to_owned())
+            }
+            Ok(update) => {
+                if let Some(fate) = Fate::of(&update.state) {
+                    self.context.checkpoints.decided(job, seq, fate);
+                }
+                None
+            }
+            Err(failure) => {
+                tracing::debug!(%job, checkpoint = %seq, %failure, "what became of the checkpoint is asked again");
+                None
+            }
+        }
     }
 }
 
@@ -115,6 +149,8 @@ impl WorkerService for WorkerServiceHandler {
         let seq: CheckpointSeq =
             outlast_proto::convert::parse("checkpoint", &request.into_inner().checkpoint)?;
         let job = self.handle.key.attempt.group.job;
+        let mut due = tokio::time::interval_at(tokio::time::Instant::now() + ASK_FIRST, ASK_AGAIN);
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut changes = self.context.checkpoints.subscribe();
         let mut wishes = self.handle.wishes.subscribe();
         loop {
@@ -135,6 +171,11 @@ impl WorkerService for WorkerServiceHandler {
             tokio::select! {
                 changed = changes.changed() => changed.map_err(gone)?,
                 changed = wishes.changed() => changed.map_err(gone)?,
+                _ = due.tick() => {
+                    if let Some(reason) = self.ask_fate(job, seq).await {
+                        return Ok(Response::new(pb::WaitCheckpointResponse { sealed: false, reason }));
+                    }
+                }
                 () = self.handle.cancel.cancelled() => return Err(Status::unavailable("the agent stops")),
             }
         }

@@ -43,6 +43,8 @@ pub(crate) struct Book {
     pub welcome_index: u64,
     pub nodes: BTreeMap<String, NodeBook>,
     pub opened: u64,
+    /// What became of checkpoints, for who asks; of others, `unknown`.
+    pub fates: BTreeMap<String, &'static str>,
 }
 
 #[derive(Clone)]
@@ -221,6 +223,17 @@ impl NodeService for Fake {
         let mut book = self.book.lock();
         book.opened += 1;
         Ok(Response::new(pb::OpenCheckpointResponse { checkpoint: format!("ck{}", book.opened) }))
+    }
+
+    async fn get_checkpoint_fate(
+        &self,
+        request: Request<pb::GetCheckpointFateRequest>,
+    ) -> Result<Response<pb::CheckpointUpdate>, Status> {
+        let pb::GetCheckpointFateRequest { cluster_id, checkpoint } = request.into_inner();
+        let pb::CheckpointRef { job, checkpoint } = checkpoint.expect("named");
+        assert_eq!((cluster_id.as_str(), job.as_str()), (CLUSTER, "j1"));
+        let state = self.book.lock().fates.get(&checkpoint).copied().unwrap_or("unknown").to_owned();
+        Ok(Response::new(pb::CheckpointUpdate { job, checkpoint, state, ..Default::default() }))
     }
 }
 

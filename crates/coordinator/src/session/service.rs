@@ -7,10 +7,11 @@ use std::time::Duration;
 use futures::Stream;
 use outlast_control::state::{Command, Response as Applied};
 use outlast_proto::FieldError;
+use outlast_proto::convert::parse;
 use outlast_proto::node::v1::node_service_server::NodeService;
 use outlast_proto::node::v1::{
-    AgentMessage, CoordinatorMessage, HeartbeatRequest, LeaseGrant, OpenCheckpointRequest,
-    OpenCheckpointResponse,
+    AgentMessage, CheckpointUpdate, CoordinatorMessage, GetCheckpointFateRequest, HeartbeatRequest,
+    LeaseGrant, OpenCheckpointRequest, OpenCheckpointResponse,
 };
 use outlast_proto::relay::v1::RelayedHeartbeat;
 use outlast_proto::status::Failure;
@@ -19,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::stream;
+use super::{checkpoints, stream};
 use crate::limits::WRITE_DEADLINE;
 use crate::member::no_leader;
 use crate::propose::envelope;
@@ -87,6 +88,20 @@ impl NodeHandler {
             }
         }
     }
+
+    /// Confirmed, because "unknown" has to mean that there is none (any more).
+    async fn handle_get_checkpoint_fate(
+        &self,
+        request: GetCheckpointFateRequest,
+    ) -> Result<CheckpointUpdate, Failure> {
+        let member = self.seat.member()?;
+        member.check_cluster(&request.cluster_id)?;
+        let asked = request.checkpoint.ok_or_else(|| rejected(FieldError::missing("checkpoint")))?;
+        let job = parse("checkpoint.job", &asked.job).map_err(rejected)?;
+        let seq = parse("checkpoint.checkpoint", &asked.checkpoint).map_err(rejected)?;
+        member.confirm_read().await?;
+        Ok(member.state(|state| checkpoints::update(state, job, seq)))
+    }
 }
 
 #[tonic::async_trait]
@@ -114,5 +129,12 @@ impl NodeService for NodeHandler {
     ) -> Result<Response<OpenCheckpointResponse>, Status> {
         let source = source(&request);
         Ok(Response::new(self.handle_open_checkpoint(request.into_inner(), source).await?))
+    }
+
+    async fn get_checkpoint_fate(
+        &self,
+        request: Request<GetCheckpointFateRequest>,
+    ) -> Result<Response<CheckpointUpdate>, Status> {
+        Ok(Response::new(self.handle_get_checkpoint_fate(request.into_inner()).await?))
     }
 }

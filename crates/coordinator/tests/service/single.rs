@@ -7,6 +7,7 @@ use outlast_coordinator::{Coordinator, CoordinatorConfig, StartError};
 use outlast_proto::control::v1 as control;
 use outlast_proto::node::v1 as pb;
 use outlast_proto::node::v1::coordinator_message::Message as Down;
+use outlast_proto::node::v1::node_service_client::NodeServiceClient;
 use outlast_proto::node::v1::observation::What;
 use outlast_proto::status::Failure;
 use tokio_util::sync::CancellationToken;
@@ -120,6 +121,37 @@ async fn what_an_agent_adopted_and_no_record_holds_is_stopped() {
     let (_, worker) = agent.worker(|worker| worker.stop).await;
     assert_eq!((worker.attempt.as_str(), worker.rank, worker.stop_grace_ms), ("j99/0@1.1", 2, 0));
     assert!(!worker.may_start);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_became_of_a_checkpoint_can_be_asked() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let running = start(CoordinatorConfig { init: true, ..config(folder.path()) }).await;
+    let address = running.address.to_string();
+    let mut agent = FakeAgent::connect(&address, registration("n1", 7)).await;
+    agent.grant().await;
+    let mut client = control(&address).await;
+    let job = submit(&mut client, "saver").await;
+    let status = client.cluster_status(control::ClusterStatusRequest {}).await.expect("answers").into_inner();
+    let (_, worker) = agent.worker(|worker| worker.may_start).await;
+    agent.observe(1, vec![observation(&worker.attempt, What::Started(true))]).await;
+    job_when(&mut client, "saver", |job| job.groups[0].attempts[0].phase == "running").await;
+
+    let mut node = NodeServiceClient::connect(format!("http://{address}")).await.expect("it listens");
+    let (node_name, attempt) = ("n1".to_owned(), worker.attempt);
+    let open = pb::OpenCheckpointRequest { node: node_name, registration: 7, attempt, step: 3 };
+    let opened = node.open_checkpoint(open).await.expect("opened").into_inner().checkpoint;
+    let ask = |cluster_id: &str, checkpoint: &str| pb::GetCheckpointFateRequest {
+        cluster_id: cluster_id.to_owned(),
+        checkpoint: Some(pb::CheckpointRef { job: job.clone(), checkpoint: checkpoint.to_owned() }),
+    };
+    let fate = node.get_checkpoint_fate(ask(&status.cluster_id, &opened)).await.expect("answered");
+    assert_eq!(fate.into_inner().state, "open");
+    let fate = node.get_checkpoint_fate(ask(&status.cluster_id, "ck999")).await.expect("answered");
+    assert_eq!(fate.into_inner().state, "unknown");
+    node.get_checkpoint_fate(ask("another", &opened)).await.expect_err("another cluster's");
+    running.stop();
+    running.wait().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
