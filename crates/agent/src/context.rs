@@ -17,6 +17,7 @@ use crate::checkpoints::Checkpoints;
 use crate::coordinators::Coordinators;
 use crate::event::Event;
 use crate::folder::Folder;
+use crate::health::DiskWatch;
 use crate::metrics::AgentMetrics;
 use crate::reconcile::NewestAttempts;
 
@@ -29,6 +30,7 @@ pub(crate) struct Context {
     pub(crate) address: String,
     pub(crate) keeper_exe: PathBuf,
     pub(crate) cgroups: Cgroups,
+    pub(crate) disk_watch: Arc<DiskWatch>,
     pub(crate) folder: Folder,
     pub(crate) shards: ShardStore,
     pub(crate) bundles: BundleStore,
@@ -72,6 +74,7 @@ impl Context {
             address,
             keeper_exe,
             cgroups,
+            disk_watch: DiskWatch::start(folder.root()),
             folder,
             shards,
             bundles,

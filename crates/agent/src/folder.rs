@@ -3,6 +3,7 @@
 //! ```text
 //!  DIR/agent.lock   held while an agent runs        DIR/shards, DIR/bundles   the blob stores
 //!  DIR/agent.json   node, cluster, newest index     DIR/workers/ATTEMPT-RANK  one folder a worker
+//!  DIR/canary       written to see whether the disk takes it
 //! ```
 
 use std::fs::{self, File};
@@ -99,6 +100,9 @@ impl Folder {
         Ok(Self { root, sockets, identity: Mutex::new(identity), _lock: lock })
     }
 
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
     pub(crate) fn shards(&self) -> PathBuf {
         self.root.join("shards")
     }

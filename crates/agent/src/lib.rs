@@ -20,6 +20,7 @@ mod coordinators;
 mod due;
 mod event;
 mod folder;
+mod health;
 mod heart;
 mod metrics;
 mod observations;

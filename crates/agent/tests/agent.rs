@@ -603,3 +603,22 @@ async fn a_worker_learns_what_was_decided_while_its_agent_was_away() {
     assert!(still_open.await.expect("runs").sealed, "it is asked again");
     second.shutdown(StopWorkers::Yes).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heartbeats_carry_the_nodes_health() {
+    let (fake, tmp) = (Fake::start().await, tempfile::tempdir().expect("a folder"));
+    let agent = start("n1", tmp.path(), &[&fake]).await;
+    let health = || fake.node("n1").health.expect("said with every heartbeat");
+    eventually("a heartbeat", || fake.node("n1").heartbeats > 0).await;
+    eventually("the disk is seen", || health().disk_size_bytes > 0 && health().disk_free_bytes > 0).await;
+    let canary = tmp.path().join("canary");
+    eventually("the canary", || canary.exists()).await;
+    // Nothing can be written there any more.
+    std::fs::remove_file(&canary).expect("removed");
+    std::fs::create_dir(&canary).expect("in the way");
+    let young = health().disk_canary_age_ms;
+    eventually("it ages, and the heart goes on", || health().disk_canary_age_ms > young + 3_000).await;
+    std::fs::remove_dir(&canary).expect("out of the way");
+    eventually("it is young again", || health().disk_canary_age_ms < 3_000).await;
+    agent.shutdown(StopWorkers::Yes).await;
+}

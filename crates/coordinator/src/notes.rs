@@ -5,6 +5,7 @@ use std::time::Duration;
 use outlast_proto::relay::v1::{LeaderViewRequest, LeaderViewResponse, MemberView};
 use outlast_proto::status::Failure;
 use outlast_proto::view::LeaderNotes;
+use outlast_types::NodeId;
 
 use crate::clock::Deadline;
 use crate::member::{Member, no_leader};
@@ -57,6 +58,7 @@ fn read_notes(view: LeaderViewResponse) -> LeaderNotes {
     let mut notes = LeaderNotes::default();
     for node in view.nodes {
         if let Ok(id) = node.node.parse() {
+            notes.health.extend(node.health.map(|health| (NodeId::clone(&id), health.into())));
             notes.conditions.insert(id, node.condition);
         }
     }

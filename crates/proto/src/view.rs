@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use outlast_control::plan::NodeHealth;
 use outlast_control::state::{
     Assignment, Attempt, AttemptPhase, Checkpoint, CheckpointState, ClusterState, Event, Group, Holder, Job,
     Node, NodeCondition, Outcome, Rung,
@@ -16,6 +17,8 @@ use crate::time::Timestamp;
 pub struct LeaderNotes {
     /// ready or suspect
     pub conditions: BTreeMap<NodeId, String>,
+    /// As the newest heartbeat said.
+    pub health: BTreeMap<NodeId, NodeHealth>,
     pub progress: BTreeMap<(AttemptId, u32), (u64, BTreeMap<String, f64>)>,
     /// Why a group has no attempt.
     pub waiting: BTreeMap<GroupId, String>,
@@ -198,6 +201,12 @@ pub fn node_view(state: &ClusterState, node: &Node, notes: &LeaderNotes) -> pb::
             notes.conditions.get(&node.id).cloned().unwrap_or_else(|| "ready".to_owned())
         }
     };
+    let health = notes.health.get(&node.id).filter(|_| node.condition == NodeCondition::Registered);
+    let complaint = || health.and_then(NodeHealth::complaint);
+    let suspect_reason = match condition.as_str() {
+        "suspect" => complaint().unwrap_or_else(|| "it is silent for half its lease or longer".to_owned()),
+        _ => String::new(),
+    };
     let workers = state.held_on(&node.id).map(|(_, _, attempt, a)| format!("{} rank {}", attempt.id, a.rank));
     pb::Node {
         id: node.id.to_string(),
@@ -223,6 +232,19 @@ pub fn node_view(state: &ClusterState, node: &Node, notes: &LeaderNotes) -> pb::
         boot_id: node.boot.to_string(),
         disk_id: node.disk.to_string(),
         registration: node.registration.to_string(),
+        suspect_reason,
+        health: health.cloned().map(health_view),
+    }
+}
+
+fn health_view(health: NodeHealth) -> pb::NodeHealth {
+    let NodeHealth { disk_canary_age_ms, loop_lag_ms, disk_free_bytes, disk_size_bytes, gpu_error } = health;
+    pb::NodeHealth {
+        disk_canary_age_s: disk_canary_age_ms as f64 / 1_000.0,
+        loop_lag_s: loop_lag_ms as f64 / 1_000.0,
+        disk_free_bytes,
+        disk_size_bytes,
+        gpu_error: gpu_error.unwrap_or_default(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use outlast_control::plan::NodeHealth;
 use outlast_process::boot_now;
 use outlast_proto::node::v1 as pb;
 use outlast_proto::node::v1::agent_message::Message as Up;
@@ -99,7 +100,7 @@ impl AgentLoop {
         }
     }
 
-    fn heartbeat(&self, seq: u64) -> pb::Heartbeat {
+    fn heartbeat(&mut self, seq: u64) -> pb::Heartbeat {
         let alive = self.workers.iter().filter(|(_, tracked)| tracked.is_alive());
         let progress = alive.filter_map(|(key, tracked)| {
             let (step, metrics) = tracked.handle.as_ref()?.progress.lock().clone()?;
@@ -107,7 +108,21 @@ impl AgentLoop {
             Some(pb::Progress { attempt: key.attempt.to_string(), rank: key.rank, step, metrics })
         });
         let receipts = self.context.checkpoints.receipts().into_iter().map(Into::into).collect();
-        pb::Heartbeat { seq, progress: progress.collect(), receipts }
+        let progress = progress.collect();
+        pb::Heartbeat { seq, progress, receipts, health: Some(self.health().into()) }
+    }
+
+    /// A7. Told by the loop that also sends the heartbeats: what hangs it ends them.
+    fn health(&mut self) -> NodeHealth {
+        let disk = &self.context.disk_watch;
+        NodeHealth {
+            disk_canary_age_ms: disk.canary_age_ms(),
+            loop_lag_ms: std::mem::take(&mut self.lag_ms),
+            disk_free_bytes: disk.free_bytes(),
+            disk_size_bytes: disk.size_bytes(),
+            // Nobody watches them yet.
+            gpu_error: None,
+        }
     }
 
     fn hedge(&mut self, heartbeat: pb::Heartbeat) {

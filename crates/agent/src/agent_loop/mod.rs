@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use outlast_control::state::{NodeFeatures, Observation, Registration};
 use outlast_process::boot_now;
-use outlast_types::{BootTime, Profile, RegistrationId};
+use outlast_types::{BootTime, Millis, Profile, RegistrationId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -87,6 +87,10 @@ pub(crate) struct AgentLoop {
     stopping: Option<oneshot::Sender<()>>,
     end: Option<Result<(), AgentError>>,
     receipts: watch::Receiver<u64>,
+    /// When the loop last came round.
+    passed_at: BootTime,
+    /// The longest that it was late since the last heartbeat.
+    lag_ms: Millis,
 }
 
 impl AgentLoop {
@@ -116,6 +120,8 @@ impl AgentLoop {
             stopping: None,
             end: None,
             receipts,
+            passed_at: boot_now(),
+            lag_ms: 0,
         }
     }
 
@@ -134,6 +140,7 @@ impl AgentLoop {
                 _ = tick.tick() => {}
                 () = shutdown.cancelled() => return Ok(()),
             }
+            self.measure_lag();
             // A5: the lease before anything that touches the network or the disk.
             self.keep_lease();
             self.reconcile().await;
@@ -143,6 +150,13 @@ impl AgentLoop {
                 return end;
             }
         }
+    }
+
+    /// It comes round once a tick at least, whatever happens.
+    fn measure_lag(&mut self) {
+        let now = boot_now();
+        self.lag_ms = self.lag_ms.max(now.since(self.passed_at).saturating_sub(TICK.as_millis() as Millis));
+        self.passed_at = now;
     }
 
     async fn handle(&mut self, event: Event) {

@@ -30,6 +30,7 @@ pub(crate) struct NodeBook {
     pub heartbeats: u64,
     pub receipts: Vec<pb::Receipt>,
     pub progress: Vec<pb::Progress>,
+    pub health: Option<pb::Health>,
     /// The number of the first observation of each message, as it came.
     pub batches: Vec<u64>,
     pub observations: BTreeMap<(u64, u64), Observation>,
@@ -157,6 +158,7 @@ impl Fake {
                 node.heartbeats += 1;
                 node.receipts = heartbeat.receipts;
                 node.progress = heartbeat.progress;
+                node.health = heartbeat.health;
                 let assignments_index = node.assignments_index;
                 let grant = pb::LeaseGrant {
                     ack_seq: heartbeat.seq,

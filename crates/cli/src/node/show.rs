@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use outlast_proto::control::v1::Node;
+use outlast_proto::control::v1::{Node, NodeHealth};
 
 use super::condition;
 use crate::connection::Session;
@@ -33,6 +33,7 @@ fn page(node: &Node) -> String {
     let mut columns = Columns::without_header();
     columns.pair("name", &node.id);
     columns.pair("condition", Paint::stdout().state(&condition(node)));
+    columns.pair("suspect because", &node.suspect_reason);
     columns.pair("quarantined", &node.quarantined);
     columns.pair("address", &node.address);
     columns.pair("failure domain", &node.failure_domain);
@@ -43,10 +44,23 @@ fn page(node: &Node) -> String {
     columns.pair("free custom", custom.join(", "));
     columns
         .pair("can fence", if node.cgroup_fence { "yes, by cgroup" } else { "no: takes no exclusive job" });
+    if let Some(health) = &node.health {
+        pair_health(&mut columns, health);
+    }
     columns.pair("workers", node.workers.join(", "));
     columns.pair("registered", time(node.registered_at));
     columns.pair("lost", time(node.lost_at));
     columns.pair("boot", &node.boot_id);
     columns.pair("disk", &node.disk_id);
     columns.finish()
+}
+
+fn pair_health(columns: &mut Columns, health: &NodeHealth) {
+    let NodeHealth { disk_canary_age_s, loop_lag_s, disk_free_bytes, disk_size_bytes, gpu_error } = health;
+    if *disk_size_bytes > 0 {
+        columns.pair("free disk", format!("{} of {}", size(*disk_free_bytes), size(*disk_size_bytes)));
+    }
+    columns.pair("last disk write", format!("{disk_canary_age_s:.1} s ago"));
+    columns.pair("agent's delay", format!("{loop_lag_s:.2} s"));
+    columns.pair("gpu error", gpu_error);
 }

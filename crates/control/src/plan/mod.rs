@@ -5,6 +5,7 @@
 
 mod drain;
 mod hang;
+mod health;
 mod observations;
 mod placement;
 mod quarantine;
@@ -20,6 +21,7 @@ use outlast_types::{AttemptId, BootTime, CheckpointSeq, Durability, GroupId, Job
 
 use crate::state::{AttemptPhase, ClusterState, Command, Group, Incarnation, Job, SealedShard};
 
+pub use health::{DISK_CANARY_AGE_MAX_MS, DISK_FREE_MIN_BYTES, NodeHealth};
 pub use observations::{Observations, Progress, Receipt};
 
 use placement::Ledger;
@@ -99,7 +101,7 @@ struct Pass<'a> {
 /// Plans. Call [`Observations::follow`] with the same state and time first. Nothing is planned before a barrier.
 pub fn plan(state: &ClusterState, seen: &Observations, now: Now) -> Plan {
     let Some(incarnation) = state.incarnation else { return Plan::default() };
-    let ledger = Ledger::new(state, &seen.suspects);
+    let ledger = Ledger::new(state, seen);
     let mut pass =
         Pass { state, seen, now, incarnation, ledger, starts: 0, given_up: None, plan: Plan::default() };
     seals::plan(&mut pass);

@@ -49,6 +49,8 @@ pub struct Observations {
     pub leader_since: BootTime,
     /// Nodes that get nothing new (from the lease table).
     pub suspects: BTreeSet<NodeId>,
+    /// Nodes that get nothing new either, because of their health, with what is wrong.
+    pub ailing: BTreeMap<NodeId, String>,
     pub(super) progress: BTreeMap<(AttemptId, u32), Progress>,
     pub(super) gathered: BTreeMap<(JobId, CheckpointSeq), Gathered>,
     /// When an attempt was first seen Starting, Running, Stopping, with a checkpoint requested; a checkpoint Open; a group with
@@ -66,6 +68,7 @@ impl Observations {
         Self {
             leader_since,
             suspects: BTreeSet::new(),
+            ailing: BTreeMap::new(),
             progress: BTreeMap::new(),
             gathered: BTreeMap::new(),
             starting_since: BTreeMap::new(),

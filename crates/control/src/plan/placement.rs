@@ -1,11 +1,15 @@
 //! Where the ranks of a gang go: all of them or none. Deterministic: the same state gives the same places.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use outlast_types::{JobId, JobSpec, NodeId, Resources};
 
+use super::Observations;
 use crate::state::{Attempt, ClusterState, Group, Job, Node, Placed};
+
+/// Nodes that a reason for people names.
+const LISTED_MAX: usize = 4;
 
 /// What is left of one node while a pass plans.
 #[derive(Clone, Debug)]
@@ -22,6 +26,8 @@ pub(super) struct Slot<'a> {
 /// Free resources of every node that takes work, less what this pass has given out already.
 pub(super) struct Ledger<'a> {
     slots: BTreeMap<&'a NodeId, Slot<'a>>,
+    /// Nodes that would take work if they were well, with what is wrong.
+    ailing: Vec<(&'a Node, &'a str)>,
     /// Wants that found no place in this pass, with the reason: ten thousand alike cost one search.
     failed: BTreeMap<String, String>,
     /// Places of ranks that this pass has given out: a service's replicas see each other.
@@ -39,10 +45,14 @@ pub(super) struct Wanted<'a> {
 }
 
 impl<'a> Ledger<'a> {
-    pub(super) fn new(state: &'a ClusterState, suspects: &BTreeSet<NodeId>) -> Self {
-        let usable = state.nodes.values().filter(|node| node.accepts_work() && !suspects.contains(&node.id));
+    pub(super) fn new(state: &'a ClusterState, seen: &'a Observations) -> Self {
+        let heard = state.nodes.values();
+        let heard = heard.filter(|node| node.accepts_work() && !seen.suspects.contains(&node.id));
+        let (ailing, usable): (Vec<_>, Vec<_>) = heard.partition(|node| seen.ailing.contains_key(&node.id));
+        let complaint = |node: &'a Node| Some((node, seen.ailing.get(&node.id)?.as_str()));
         Self {
-            slots: usable.map(|node| (&node.id, slot(state, node))).collect(),
+            slots: usable.into_iter().map(|node| (&node.id, slot(state, node))).collect(),
+            ailing: ailing.into_iter().filter_map(complaint).collect(),
             failed: BTreeMap::new(),
             given: BTreeMap::new(),
         }
@@ -133,6 +143,18 @@ impl<'a> Ledger<'a> {
     /// For people: what would have to change.
     fn why_not(&self, wanted: &Wanted<'_>, rank: u32) -> String {
         let spec = &wanted.job.spec;
+        let could = |node: &Node| suits(spec, node) && node.resources.could_ever_fit(&spec.resources);
+        let left_out = self.ailing.iter().filter(|(node, _)| could(node));
+        let left_out: Vec<String> = left_out.map(|(node, why)| format!("{}: {why}", node.id)).collect();
+        let lacks = self.lacks(wanted, rank);
+        if left_out.is_empty() {
+            return lacks;
+        }
+        format!("{lacks}; left out because of their health: {}", listed(&left_out))
+    }
+
+    fn lacks(&self, wanted: &Wanted<'_>, rank: u32) -> String {
+        let spec = &wanted.job.spec;
         let needs = describe(&spec.resources);
         if self.slots.is_empty() {
             return "no node takes new work: all are lost, suspect, cordoned, draining or quarantined"
@@ -154,10 +176,17 @@ impl<'a> Ledger<'a> {
             };
             return format!("more than any node has: a worker needs {needs}{more_gpus}");
         }
-        let free: Vec<String> = suitable.iter().take(4).map(|slot| slot.describe_free()).collect();
-        let more = suitable.len().saturating_sub(4);
-        let more = if more > 0 { format!(", and {more} more") } else { String::new() };
-        format!("no node has {needs} free for rank {rank}: {}{more}", free.join("; "))
+        let free: Vec<String> = suitable.iter().map(|slot| slot.describe_free()).collect();
+        format!("no node has {needs} free for rank {rank}: {}", listed(&free))
+    }
+}
+
+/// The first few; the rest is a number.
+fn listed(items: &[String]) -> String {
+    let shown = items.iter().take(LISTED_MAX).map(String::as_str).collect::<Vec<_>>().join("; ");
+    match items.len().saturating_sub(LISTED_MAX) {
+        0 => shown,
+        more => format!("{shown}, and {more} more"),
     }
 }
 

@@ -38,7 +38,8 @@ pub(super) fn plan(pass: &mut Pass<'_>) {
 
 fn live_peers(pass: &Pass<'_>) -> BTreeMap<NodeId, String> {
     let live = pass.state.nodes.values().filter(|node| node.condition == NodeCondition::Registered);
-    let heard = live.filter(|node| !pass.seen.suspects.contains(&node.id));
+    let seen = pass.seen;
+    let heard = live.filter(|node| !seen.suspects.contains(&node.id) && !seen.ailing.contains_key(&node.id));
     heard.map(|node| (node.id.clone(), node.failure_domain())).collect()
 }
 

@@ -140,6 +140,28 @@ fn suspects_get_nothing_new() {
 }
 
 #[test]
+fn a_node_that_ails_gets_nothing_new_and_the_reason_names_it() {
+    let mut world = World::new(2);
+    world.submit("a", &json!({"workers": 1}));
+    world.seen.ailing.insert(node(1), "its disk is full".to_owned());
+    assert_eq!(start_of(&world.look()), Some((Rung::First, vec![2], None)));
+    world.seen.suspects.insert(node(2));
+    let plan = world.look();
+    let why = waiting(&plan, 1);
+    assert!(why.contains(&format!("{}: its disk is full", node(1))), "{why}");
+    world.seen.ailing.clear();
+    assert_eq!(start_of(&world.look()), Some((Rung::First, vec![1], None)));
+}
+
+#[test]
+fn what_runs_on_a_node_that_ails_goes_on() {
+    let mut world = World::new(2);
+    world.running_job("a", &json!({"workers": 1}));
+    world.seen.ailing.extend([node(1), node(2)].map(|node| (node, "its disk is full".to_owned())));
+    assert_eq!(world.look().commands, []);
+}
+
+#[test]
 fn the_fourth_failure_in_a_row_gives_up_where_three_are_allowed() {
     let mut world = World::new(2);
     world.running_job("a", &json!({"recovery": {"max_user_failures": 3}}));

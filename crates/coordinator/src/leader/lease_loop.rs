@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use outlast_control::lease::{HeartbeatReceipt, LeaderHealth, LeaderLeases, LeaseCondition, LeaseEvent};
 use outlast_control::state::{ClusterState, Incarnation, NodeCondition};
-use outlast_proto::node::v1::LeaseGrant;
+use outlast_proto::node::v1::{Health, LeaseGrant};
 use outlast_proto::relay::v1::RelayedGrant;
 use outlast_types::{BootTime, NodeId, RegistrationId};
 use tokio::sync::{mpsc, watch};
@@ -169,23 +169,34 @@ impl LeaseLoop {
         }
     }
 
-    /// Steps and receipts go on to the planner. They are sent again with each heartbeat, so what finds no room is not
-    /// lost; what a stale registration says is.
+    /// Health goes to the board, steps and receipts to the planner. They are sent again with each heartbeat, so what finds
+    /// no room is not lost; what a stale registration says is. None of it renews or shortens a lease.
     fn pass_soft_state(&self, request: &ConfirmRequest) {
         let at = request.received_at;
         for relayed in &request.heartbeats {
             let Some(heartbeat) = &relayed.heartbeat else { continue };
-            if heartbeat.progress.is_empty() && heartbeat.receipts.is_empty() {
-                continue;
-            }
             let Ok(node) = relayed.node.parse::<NodeId>() else { continue };
             let is_current = self.member.state(|state| {
                 state.nodes.get(&node).is_some_and(|node| node.registration.0 == relayed.registration)
             });
-            if is_current {
+            if !is_current {
+                continue;
+            }
+            self.note_health(&node, heartbeat.health.clone());
+            if !heartbeat.progress.is_empty() || !heartbeat.receipts.is_empty() {
                 let (progress, receipts) = (heartbeat.progress.clone(), heartbeat.receipts.clone());
                 let _ = self.soft.try_send(SoftState { at, progress, receipts });
             }
+        }
+    }
+
+    fn note_health(&self, node: &NodeId, health: Option<Health>) {
+        match self.board.note_health(node, health.map(Into::into)) {
+            Some(Some(complaint)) => {
+                tracing::warn!(%node, complaint, "node is not well: nothing new is placed there")
+            }
+            Some(None) => tracing::info!(%node, "node is well again"),
+            None => {}
         }
     }
 

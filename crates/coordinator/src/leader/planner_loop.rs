@@ -92,6 +92,7 @@ impl PlannerLoop {
     /// Looks and proposes; says when to look again at the latest.
     fn pass(&mut self) -> Duration {
         self.seen.suspects = self.board.suspects();
+        self.seen.ailing = self.board.ailing();
         let now = Now { boot: boot_now(), wall: wall_now() };
         let seen = &mut self.seen;
         let (planned, is_mine) = self.member.consensus.read(|state| {

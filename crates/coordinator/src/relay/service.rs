@@ -87,9 +87,11 @@ impl RelayHandler {
             step,
             metrics: metrics.into_iter().collect(),
         });
+        let health = notes.health;
         let node = |(node, condition): (outlast_types::NodeId, String)| NodeView {
             node: node.to_string(),
             condition,
+            health: health.get(&node).cloned().map(Into::into),
         };
         let waiting = |(group, reason): (outlast_types::GroupId, String)| WaitingGroup {
             group: group.to_string(),

@@ -1,16 +1,20 @@
 //! One coordinator in this process, on its real port, with an agent that only speaks.
 
+use std::time::Duration;
+
 use crate::support::{
     FakeAgent, PATIENCE, config, control, http, job_when, observation, registration, start, submit,
 };
 use outlast_coordinator::{Coordinator, CoordinatorConfig, StartError};
 use outlast_proto::control::v1 as control;
+use outlast_proto::control::v1::control_service_client::ControlServiceClient;
 use outlast_proto::node::v1 as pb;
 use outlast_proto::node::v1::coordinator_message::Message as Down;
 use outlast_proto::node::v1::node_service_client::NodeServiceClient;
 use outlast_proto::node::v1::observation::What;
 use outlast_proto::status::Failure;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
 
 fn exited(code: i32) -> What {
     let status = pb::ExitStatus { status: Some(pb::exit_status::Status::Code(code)) };
@@ -150,6 +154,60 @@ async fn what_became_of_a_checkpoint_can_be_asked() {
     let fate = node.get_checkpoint_fate(ask(&status.cluster_id, "ck999")).await.expect("answered");
     assert_eq!(fate.into_inner().state, "unknown");
     node.get_checkpoint_fate(ask("another", &opened)).await.expect_err("another cluster's");
+    running.stop();
+    running.wait().await;
+}
+
+async fn node_when(
+    client: &mut ControlServiceClient<Channel>,
+    wanted: impl Fn(&control::Node) -> bool,
+) -> control::Node {
+    let found = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let request = control::GetNodeRequest { node: "n1".into() };
+            let node = client.get_node(request).await.expect("known").into_inner();
+            if wanted(&node) {
+                return node;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    found.await.expect("the node comes to the wanted state")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_a_full_or_hung_disk_gets_nothing_new_and_is_not_lost_for_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let running = start(CoordinatorConfig { init: true, ..config(folder.path()) }).await;
+    let address = running.address.to_string();
+    let mut agent = FakeAgent::connect(&address, registration("n1", 7)).await;
+    let well = pb::Health { disk_free_bytes: 50 << 30, disk_size_bytes: 100 << 30, ..pb::Health::default() };
+    agent.set_health(pb::Health { disk_free_bytes: 1 << 20, ..well.clone() });
+    let mut client = control(&address).await;
+    let node = node_when(&mut client, |node| node.condition == "suspect").await;
+    assert!(node.suspect_reason.contains("its disk is full"), "{node:?}");
+    assert_eq!(node.health.expect("said").disk_free_bytes, 1 << 20);
+
+    agent.set_health(pb::Health { disk_canary_age_ms: 60_000, ..well.clone() });
+    node_when(&mut client, |node| node.suspect_reason.contains("no small write for 60 s")).await;
+    let job = submit(&mut client, "patient").await;
+    job_when(&mut client, "patient", |job| job.groups[0].waiting.contains("no small write")).await;
+    let explained = client.explain_job(control::ExplainJobRequest { job }).await.expect("explained");
+    let now = explained.into_inner().now;
+    assert!(now.contains("n1: its disk has finished no small write"), "{now}");
+    agent.grant().await;
+
+    agent.set_health(well);
+    let (_, worker) = agent.worker(|worker| worker.may_start).await;
+    assert_eq!(node_when(&mut client, |node| node.condition == "ready").await.suspect_reason, "");
+    // What runs there goes on when the disk fills up.
+    agent.observe(1, vec![observation(&worker.attempt, What::Started(true))]).await;
+    job_when(&mut client, "patient", |job| job.groups[0].attempts[0].phase == "running").await;
+    agent.set_health(pb::Health { disk_size_bytes: 100 << 30, ..pb::Health::default() });
+    let node = node_when(&mut client, |node| node.condition == "suspect").await;
+    assert_eq!((node.workers.len(), node.registration), (1, "r7".to_owned()));
+    let job = job_when(&mut client, "patient", |_| true).await;
+    assert_eq!(job.groups[0].attempts[0].phase, "running");
     running.stop();
     running.wait().await;
 }

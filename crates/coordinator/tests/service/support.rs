@@ -1,8 +1,8 @@
 //! A coordinator in this process, an agent that only speaks, and HTTP without a library.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use outlast_coordinator::{Coordinator, CoordinatorConfig, RunningCoordinator};
@@ -80,6 +80,7 @@ pub(crate) struct FakeAgent {
     up: mpsc::Sender<pb::AgentMessage>,
     down: Streaming<pb::CoordinatorMessage>,
     beats: Arc<AtomicBool>,
+    health: Arc<Mutex<Option<pb::Health>>>,
 }
 
 pub(crate) fn registration(node: &str, number: u64) -> pb::Registration {
@@ -107,12 +108,18 @@ impl FakeAgent {
         up.send(hello).await.expect("a fresh channel");
         let down = client.session(ReceiverStream::new(messages)).await.expect("a session").into_inner();
         let beats = Arc::new(AtomicBool::new(true));
-        tokio::spawn(beat(up.clone(), beats.clone()));
-        Self { up, down, beats }
+        let health = Arc::<Mutex<Option<pb::Health>>>::default();
+        tokio::spawn(beat(up.clone(), beats.clone(), health.clone()));
+        Self { up, down, beats, health }
     }
 
     pub(crate) fn be_silent(&self) {
         self.beats.store(false, Ordering::Relaxed);
+    }
+
+    /// Said with every heartbeat from now on.
+    pub(crate) fn set_health(&self, health: pb::Health) {
+        *self.health.lock().expect("nobody panics with it") = Some(health);
     }
 
     pub(crate) async fn observe(&self, first: u64, observations: Vec<pb::Observation>) {
@@ -172,12 +179,17 @@ impl FakeAgent {
     }
 }
 
-async fn beat(up: mpsc::Sender<pb::AgentMessage>, beats: Arc<AtomicBool>) {
+async fn beat(
+    up: mpsc::Sender<pb::AgentMessage>,
+    beats: Arc<AtomicBool>,
+    health: Arc<Mutex<Option<pb::Health>>>,
+) {
     for seq in 1.. {
         if !beats.load(Ordering::Relaxed) {
             return;
         }
-        let heartbeat = pb::Heartbeat { seq, ..pb::Heartbeat::default() };
+        let health = health.lock().expect("nobody panics with it").clone();
+        let heartbeat = pb::Heartbeat { seq, health, ..pb::Heartbeat::default() };
         if up.send(pb::AgentMessage { message: Some(Up::Heartbeat(heartbeat)) }).await.is_err() {
             return;
         }

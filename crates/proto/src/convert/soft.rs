@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use outlast_control::plan::NodeHealth;
 use outlast_control::state::{Holder, Tier};
 use outlast_types::{AttemptId, CheckpointSeq, Digest};
 
@@ -51,6 +52,22 @@ impl TryFrom<pb::Progress> for ReportedProgress {
             step,
             metrics: metrics.into_iter().collect(),
         })
+    }
+}
+
+impl From<NodeHealth> for pb::Health {
+    fn from(health: NodeHealth) -> Self {
+        let NodeHealth { disk_canary_age_ms, loop_lag_ms, disk_free_bytes, disk_size_bytes, gpu_error } =
+            health;
+        Self { disk_canary_age_ms, loop_lag_ms, disk_free_bytes, disk_size_bytes, gpu_error }
+    }
+}
+
+impl From<pb::Health> for NodeHealth {
+    fn from(health: pb::Health) -> Self {
+        let pb::Health { disk_canary_age_ms, loop_lag_ms, disk_free_bytes, disk_size_bytes, gpu_error } =
+            health;
+        Self { disk_canary_age_ms, loop_lag_ms, disk_free_bytes, disk_size_bytes, gpu_error }
     }
 }
 
