@@ -1,10 +1,8 @@
 //! The operator's verbs against a real cluster.
 
-use std::io::Write as _;
-use std::net::TcpStream;
 use std::process::Command;
 
-use super::harness::{Outlast, exe, shell, wait_for};
+use super::harness::{Outlast, exe, get, shell, wait_for};
 
 #[test]
 fn cli_run_shows_the_output_and_passes_failure_on() {
@@ -88,15 +86,6 @@ fn cli_drain_moves_the_work_away_from_a_node() {
     outlast.ok(&["job", "cancel", &job, "--yes"]);
     outlast.wait_job(&job, "the cancel", |job| job.state() == "cancelled");
     outlast.assert_nothing_left();
-}
-
-/// A plain HTTP/1 request, as curl would make it.
-fn get(address: &str, path: &str) -> String {
-    let mut stream = TcpStream::connect(address).expect("it listens");
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").expect("sent");
-    let mut answer = Vec::new();
-    std::io::Read::read_to_end(&mut stream, &mut answer).expect("answered");
-    String::from_utf8_lossy(&answer).into_owned()
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use outlast_local::Builder;
 
-use super::harness::{Outlast, digest, digits, exe, is_root, shell, undisturbed_digest, wait_for};
+use super::harness::{Job, Outlast, digest, digits, exe, is_root, shell, undisturbed_digest, wait_for};
 
 /// A small file system, gone when dropped.
 struct SmallDisk(PathBuf);
@@ -159,6 +159,46 @@ fn disk_full_at_the_agent_skips_checkpoints_but_training_goes_on() {
     let done = outlast.wait_success(&job);
     assert_eq!(done.attempts().len(), 1, "a full disk must not end the training: {}", done.0);
     assert_eq!(digest(&result), undisturbed_digest(1, folder.path()));
+    outlast.assert_nothing_left();
+    drop(disk);
+}
+
+#[test]
+fn disk_full_at_an_agent_keeps_new_work_away_and_the_node_says_why() {
+    if !is_root() {
+        println!("skipped: a small tmpfs needs root");
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = SmallDisk::mount(&folder.path().join("n1"), "24m");
+    let builder = Builder::new(exe()).coordinators(1).agents(2).folder(folder.path());
+    let outlast = Outlast::start_with(builder);
+    let filler = folder.path().join("n1/filler");
+    let of = format!("of={}", filler.display());
+    let _ = Command::new("dd").args(["if=/dev/zero", "bs=64k", "status=none", &of]).status();
+    let node = wait_for("the node to say so", || {
+        let node = outlast.json(&["node", "show", "n1"]);
+        (node["condition"] == "suspect").then_some(node)
+    });
+    let reason = node["suspect_reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("its disk is full"), "{node}");
+    assert!(outlast.ok(&["node", "show", "n1"]).contains(reason));
+    outlast.ok(&["node", "cordon", "n2"]);
+    let job = outlast.submit(&shell("patient", "true"));
+    wait_for("the reason", || {
+        outlast.ok(&["job", "explain", &job]).contains("n1: its disk is full").then_some(())
+    });
+    outlast.ok(&["node", "uncordon", "n2"]);
+    let done = outlast.wait_success(&job);
+    assert_eq!(done.node_of(0), "n2");
+
+    std::fs::remove_file(&filler).expect("the filler goes");
+    wait_for("the node to be well", || {
+        (outlast.json(&["node", "show", "n1"])["condition"] == "ready").then_some(())
+    });
+    outlast.ok(&["node", "cordon", "n2"]);
+    let job = outlast.submit(&shell("next", "exec sleep 1000"));
+    assert_eq!(outlast.wait_job(&job, "the job to run", Job::is_running).node_of(0), "n1");
     outlast.assert_nothing_left();
     drop(disk);
 }

@@ -1,5 +1,7 @@
 //! A cluster, a command line, and waiting for conditions.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -37,6 +39,22 @@ pub(crate) fn wait_for<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T
         assert!(started.elapsed() < DEADLINE, "waited {} s in vain for {what}", DEADLINE.as_secs());
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// A plain HTTP/1 request, as curl would make it.
+pub(crate) fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").expect("sent");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("answered");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// A number of a daemon's metrics, without labels.
+pub(crate) fn metric(address: &str, name: &str) -> f64 {
+    let text = get(address, "/metrics");
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+    line.unwrap_or_else(|| panic!("{address} has no metric {name}: {text}"))
 }
 
 /// A cluster with its command line. Everything ends when it is dropped.

@@ -4,6 +4,7 @@ mod bad_input;
 mod cli;
 mod disk;
 mod exclusive;
+mod gpu;
 mod harness;
 mod kill;
 mod membership;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use fake::{CLUSTER, Fake, eventually, shell};
 use outlast_agent::{Agent, AgentConfig, ResourceOverrides, RunningAgent, StopWorkers};
 use outlast_control::state::Observation;
+use outlast_process::{Adopted, Keeper};
 use outlast_proto::node::v1 as pb;
 use outlast_proto::peer::v1 as peer_pb;
 use outlast_proto::peer::v1::peer_service_client::PeerServiceClient;
@@ -620,5 +621,45 @@ async fn heartbeats_carry_the_nodes_health() {
     eventually("it ages, and the heart goes on", || health().disk_canary_age_ms > young + 3_000).await;
     std::fs::remove_dir(&canary).expect("out of the way");
     eventually("it is young again", || health().disk_canary_age_ms < 3_000).await;
+    agent.shutdown(StopWorkers::Yes).await;
+}
+
+/// One that has ended and waits to be collected is not.
+fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exclusive_worker_that_outlives_the_lease_ends_its_registration_for_good() {
+    let (fake, tmp) = (Fake::start().await, tempfile::tempdir().expect("a folder"));
+    fake.desire("n1", 10, vec![pb::DesiredWorker { exclusive: true, ..shell(A1, LONG) }]);
+    let agent = start("n1", tmp.path(), &[&fake]).await;
+    eventually("started", || has(&fake, "n1", started(A1))).await;
+    let Ok(Adopted::Running(keeper)) = Keeper::adopt(&tmp.path().join("workers/j1.0.1.1-0/keeper")) else {
+        panic!("its keeper lives")
+    };
+    // Neither by its own timer nor on the agent's word can it kill now.
+    let pid = rustix::process::Pid::from_raw(keeper.pid().cast_signed()).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("stopped");
+    fake.change(|book| book.grants = false);
+    eventually("the agent leaves", || fake.sessions_open() == 0).await;
+    assert!(is_alive(keeper.worker_pid()), "the worker has outlived the lease");
+
+    let registration = |hello: &pb::Hello| hello.registration.clone().expect("there");
+    let old = registration(&fake.node("n1").hellos[0]).registration;
+    let renewals = || fake.node("n1").heartbeats_of.get(&old).copied().unwrap_or(0);
+    let before = renewals();
+    // The leader would renew it: it must not be asked to.
+    fake.change(|book| {
+        book.grants = true;
+        book.welcome_index = 30;
+    });
+    fake.desire("n1", 30, Vec::new());
+    let anew = || fake.node("n1").hellos.iter().map(registration).find(|anew| anew.registration != old);
+    eventually("it registers anew", || anew().is_some()).await;
+    assert!(renewals() <= before + 1, "one hedge may have been under way; {} were sent", renewals() - before);
+    assert_eq!(anew().expect("just seen").adopted, [], "what outlived the lease is gone by then");
+    assert!(!is_alive(keeper.worker_pid()));
     agent.shutdown(StopWorkers::Yes).await;
 }

@@ -28,6 +28,8 @@ pub(crate) struct NodeBook {
     pub assignments_index: u64,
     pub hellos: Vec<pb::Hello>,
     pub heartbeats: u64,
+    /// Of each registration, hedged ones too.
+    pub heartbeats_of: BTreeMap<u64, u64>,
     pub receipts: Vec<pb::Receipt>,
     pub progress: Vec<pb::Progress>,
     pub health: Option<pb::Health>,
@@ -44,6 +46,7 @@ pub(crate) struct Book {
     pub welcome_index: u64,
     pub nodes: BTreeMap<String, NodeBook>,
     pub opened: u64,
+    pub sessions_open: u64,
     /// What became of checkpoints, for who asks; of others, `unknown`.
     pub fates: BTreeMap<String, &'static str>,
 }
@@ -88,6 +91,10 @@ impl Fake {
 
     pub(crate) fn node(&self, node: &str) -> NodeBook {
         self.book.lock().nodes.get(node).cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn sessions_open(&self) -> u64 {
+        self.book.lock().sessions_open
     }
 
     pub(crate) fn observations(&self, node: &str) -> Vec<Observation> {
@@ -156,6 +163,7 @@ impl Fake {
             Up::Hello(_) => panic!("a second hello"),
             Up::Heartbeat(heartbeat) => {
                 node.heartbeats += 1;
+                *node.heartbeats_of.entry(registration).or_default() += 1;
                 node.receipts = heartbeat.receipts;
                 node.progress = heartbeat.progress;
                 node.health = heartbeat.health;
@@ -193,7 +201,12 @@ impl NodeService for Fake {
         request: Request<Streaming<pb::AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let (down, messages) = mpsc::channel(64);
-        tokio::spawn(self.clone().serve(request.into_inner(), down));
+        let fake = self.clone();
+        tokio::spawn(async move {
+            fake.book.lock().sessions_open += 1;
+            fake.clone().serve(request.into_inner(), down).await;
+            fake.book.lock().sessions_open -= 1;
+        });
         Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
     }
 
@@ -202,6 +215,10 @@ impl NodeService for Fake {
         request: Request<pb::HeartbeatRequest>,
     ) -> Result<Response<pb::LeaseGrant>, Status> {
         let request = request.into_inner();
+        let mut book = self.book.lock();
+        let node = book.nodes.entry(request.node.clone()).or_default();
+        *node.heartbeats_of.entry(request.registration).or_default() += 1;
+        drop(book);
         if !self.book.lock().grants {
             return Err(Status::unavailable("no leader"));
         }
