@@ -18,6 +18,8 @@ use tonic::transport::{Channel, Endpoint};
 
 const A1: &str = "j1/0@1.1";
 const A2: &str = "j1/0@1.2";
+/// For one answer of an agent, on a busy machine.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 const LONG: &str = "exec sleep 1000";
 
 fn keeper_exe() -> PathBuf {
@@ -521,7 +523,7 @@ async fn a_worker_that_is_ready_before_its_start_was_seen_is_told_after_it() {
     eventually("it runs", || up.exists()).await;
     socket(&data, A1).await.ready(worker_pb::ReadyRequest {}).await.expect("taken");
     std::fs::write(&open, b"").expect("written");
-    eventually("ready", || has(&fake, "n1", ready(A1))).await;
+    eventually("both", || has(&fake, "n1", started(A1)) && has(&fake, "n1", ready(A1))).await;
     let seen = fake.observations("n1");
     let at = |wanted: &dyn Fn(&Observation) -> bool| seen.iter().position(wanted);
     assert!(at(&started(A1)) < at(&ready(A1)), "the log takes it only of a started worker: {seen:?}");
@@ -588,20 +590,19 @@ async fn a_worker_learns_what_was_decided_while_its_agent_was_away() {
     let worker = socket(tmp.path(), A1).await;
     let wait = async |checkpoint: &str| {
         let request = worker_pb::WaitCheckpointRequest { checkpoint: checkpoint.to_owned() };
-        worker.clone().wait_checkpoint(request).await.expect("answers").into_inner()
+        let answer = tokio::time::timeout(PATIENCE, worker.clone().wait_checkpoint(request)).await;
+        answer.expect("in time").expect("answers").into_inner()
     };
     assert_eq!(wait("ck1").await.reason, "it was retired");
     assert!(wait("ck2").await.sealed);
     let unknown = wait("ck3").await;
     assert!(!unknown.sealed && unknown.reason.contains("knows no such checkpoint"), "{unknown:?}");
-    let still_open = tokio::spawn({
-        let mut worker = worker.clone();
-        let request = worker_pb::WaitCheckpointRequest { checkpoint: "ck4".to_owned() };
-        async move { worker.wait_checkpoint(request).await.expect("answers").into_inner() }
-    });
-    beats(&fake, "n1").await;
-    fake.change(|book| book.fates = [("ck4".to_owned(), "sealed")].into());
-    assert!(still_open.await.expect("runs").sealed, "it is asked again");
+    let decide = async {
+        beats(&fake, "n1").await;
+        fake.change(|book| book.fates = [("ck4".to_owned(), "sealed")].into());
+    };
+    let (answer, ()) = tokio::join!(wait("ck4"), decide);
+    assert!(answer.sealed, "it is asked again");
     second.shutdown(StopWorkers::Yes).await;
 }
 

@@ -377,7 +377,7 @@ fn what_could_not_be_killed_is_found_again_by_its_name_and_nobody_else_is_touche
     let earlier = LeftProcess { start_time: 1, ..name(&stranger) };
     let exit = ExitFile { leftovers: 2, left: vec![name(&left), earlier], ..exit };
     assert_eq!(Keeper::end_leftovers(&scene.keeper_dir(), &exit).map_err(|err| err.to_string()), Ok(()));
-    assert!(!left.wait().expect("ours").success(), "killed");
+    wait_until("it is killed", || left.try_wait().expect("ours").is_some());
     assert!(stranger.try_wait().expect("ours").is_none(), "its pid only was the same");
     stranger.kill().expect("ours");
     stranger.wait().expect("ours");
