@@ -165,9 +165,11 @@ async fn node_when(
     let found = tokio::time::timeout(PATIENCE, async {
         loop {
             let request = control::GetNodeRequest { node: "n1".into() };
-            let node = client.get_node(request).await.expect("known").into_inner();
-            if wanted(&node) {
-                return node;
+            // Unknown at first: its registration is a commit.
+            if let Ok(answer) = client.get_node(request).await
+                && wanted(answer.get_ref())
+            {
+                return answer.into_inner();
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
