@@ -50,6 +50,7 @@ pub(crate) fn may_travel(command: &Command) -> bool {
         | Command::OpenCheckpoint { .. }
         | Command::PinCheckpoint { .. } => true,
         Command::InitCluster { .. }
+        | Command::OpenGeneration { .. }
         | Command::Barrier { .. }
         | Command::RemoveCoordinator { .. }
         | Command::NodeLost { .. }

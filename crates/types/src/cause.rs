@@ -90,6 +90,8 @@ pub enum Cause {
     Preempted {
         node: NodeId,
     },
+    /// The cluster was restored or recovered: nobody knows what became of the attempt meanwhile.
+    ClusterRecovered,
     Cancelled,
     /// All ranks exited with 0.
     Completed,
@@ -103,7 +105,7 @@ pub enum CauseClass {
     User,
     /// Machines, networks, disks, us.
     Infrastructure,
-    /// Somebody wanted it: drain, preemption, cancel, completion. Charged to nobody.
+    /// Somebody wanted it: drain, preemption, recovery of the cluster, cancel, completion. Charged to nobody.
     Wanted,
 }
 
@@ -119,9 +121,11 @@ impl Cause {
             | Cause::RestoreFailed { .. }
             | Cause::GpuError { .. }
             | Cause::StartTimeout { .. } => CauseClass::Infrastructure,
-            Cause::Drained { .. } | Cause::Preempted { .. } | Cause::Cancelled | Cause::Completed => {
-                CauseClass::Wanted
-            }
+            Cause::Drained { .. }
+            | Cause::Preempted { .. }
+            | Cause::ClusterRecovered
+            | Cause::Cancelled
+            | Cause::Completed => CauseClass::Wanted,
         }
     }
 
@@ -142,6 +146,7 @@ impl Cause {
             Cause::StartTimeout { .. } => "start_timeout",
             Cause::Drained { .. } => "drained",
             Cause::Preempted { .. } => "preempted",
+            Cause::ClusterRecovered => "cluster_recovered",
             Cause::Cancelled => "cancelled",
             Cause::Completed => "completed",
         }
@@ -162,7 +167,11 @@ impl Cause {
                 let (_, node) = ranks.first()?;
                 ranks.iter().all(|(_, other)| other == node).then_some(node)
             }
-            Cause::StartTimeout { .. } | Cause::Hang { .. } | Cause::Cancelled | Cause::Completed => None,
+            Cause::StartTimeout { .. }
+            | Cause::Hang { .. }
+            | Cause::ClusterRecovered
+            | Cause::Cancelled
+            | Cause::Completed => None,
         }
     }
 
@@ -209,6 +218,7 @@ impl fmt::Display for Cause {
             }
             Cause::Drained { node } => write!(f, "node {node} is being drained"),
             Cause::Preempted { node } => write!(f, "preempted on {node}"),
+            Cause::ClusterRecovered => f.write_str("the cluster was recovered, and a new generation began"),
             Cause::Cancelled => f.write_str("cancelled"),
             Cause::Completed => f.write_str("completed"),
         }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use outlast_types::{AttemptId, Cause, Millis, NodeId};
+use outlast_types::{AttemptId, Cause, Millis, NodeId, Timers};
 
 use super::placement::Wanted;
 use super::restore::{self, Restore};
@@ -156,6 +156,10 @@ fn try_start(pass: &mut Pass<'_>, job: &Job, group: &Group) -> Result<Command, S
             seat.rank, attempt.id, seat.node
         ));
     }
+    if let Some(left_ms) = lost_time_left(pass, job, group) {
+        pass.plan.check_in(left_ms);
+        return Err("exclusive: leases of the time that was lost have to run out first".to_owned());
+    }
     let restore = match restore::decide(pass, job, group) {
         Restore::From(decision) => decision,
         Restore::Wait(why) => return Err(why),
@@ -171,6 +175,19 @@ fn try_start(pass: &mut Pass<'_>, job: &Job, group: &Group) -> Result<Command, S
     let previous = group.next_number.saturating_sub(1);
     let incarnation = pass.incarnation;
     Ok(Command::StartAttempt { group: group.id, previous, rung, placed, restore, incarnation })
+}
+
+/// After a disaster recovery nobody knows where an exclusive job ran last: its worker may be on a node that the log says
+/// nothing of. Whatever lease that node had ends within one full lease of this leader's beginning (invariant 23).
+fn lost_time_left(pass: &Pass<'_>, job: &Job, group: &Group) -> Option<Millis> {
+    let state = pass.state;
+    let is_older = job.id.0 < state.generation_first_job
+        && group.newest().is_none_or(|attempt| attempt.id.generation < state.generation);
+    if !job.spec.exclusive || !is_older {
+        return None;
+    }
+    let lease_ms = Timers::of(state.config.as_ref()?.profile).leader_lease_ms();
+    lease_ms.checked_sub(pass.now.boot.since(pass.seen.leader_since)).filter(|left_ms| *left_ms > 0)
 }
 
 fn held_anywhere(group: &Group) -> Option<(&Attempt, &Assignment)> {

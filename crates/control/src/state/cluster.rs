@@ -31,13 +31,21 @@ impl Limits {
     pub const OPEN_CHECKPOINTS_MAX: usize = 8;
     /// Retired, aborted and quarantined records that a job keeps for its history.
     pub const OLD_CHECKPOINTS_KEPT: usize = 50;
+    /// Clusters that a recovered one goes on from; an agent that was away for longer needs a new folder.
+    pub const PREDECESSORS_KEPT: usize = 64;
+    /// Numbers of jobs and checkpoints that a new generation leaves out: the time that was lost may have given them
+    /// away, and agents still have bytes and verdicts under them. A year of a checkpoint every 30 seconds fits in.
+    pub const NUMBERS_SKIPPED: u64 = 1_000_000;
 }
 
-/// Fixed when the cluster is made.
+/// Fixed when the cluster is made; a disaster recovery makes a new one of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterConfig {
     pub cluster_id: ClusterId,
     pub profile: Profile,
+    /// The clusters that this one goes on from, oldest first: their agents are welcome, their coordinators are not.
+    #[serde(default)]
+    pub predecessors: Vec<ClusterId>,
 }
 
 /// One leader's time in office: the log index of its barrier entry, so that incarnations are ordered.
@@ -63,6 +71,9 @@ pub struct ClusterState {
     pub config: Option<ClusterConfig>,
     /// Grows with each disaster recovery; part of every attempt's fencing token.
     pub generation: u64,
+    /// The first job number of this generation; older jobs may have run anywhere in the time that was lost.
+    #[serde(default)]
+    pub generation_first_job: u64,
     /// The newest level that every member knows; a command above it is refused.
     pub feature_level: u32,
     /// The index of the last entry applied.
@@ -88,6 +99,7 @@ impl ClusterState {
         Self {
             config: None,
             generation: 1,
+            generation_first_job: 1,
             feature_level: FIRST_FEATURE_LEVEL,
             applied: 0,
             incarnation: None,

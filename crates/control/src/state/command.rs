@@ -131,6 +131,14 @@ pub enum Command {
         profile: Profile,
         address: String,
     },
+    /// The first entry of a cluster that goes on from another's data (restored from a backup, or recovered from one
+    /// survivor). Its only member gets the entry's index as its id; all that ran before is stopped.
+    OpenGeneration {
+        cluster_id: ClusterId,
+        address: String,
+        feature_level: u32,
+        reason: String,
+    },
     /// A new leader's (or restarted leader's) first entry. Its index becomes the incarnation.
     Barrier {
         coordinator: CoordinatorId,

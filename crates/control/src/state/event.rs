@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use outlast_types::{AttemptId, Cause, CheckpointSeq, CoordinatorId, ExitStatus, JobId, NodeId};
+use outlast_types::{AttemptId, Cause, CheckpointSeq, ClusterId, CoordinatorId, ExitStatus, JobId, NodeId};
 use serde::{Deserialize, Serialize};
 
 use super::{JobState, Outcome, Rung};
@@ -11,6 +11,7 @@ use super::{JobState, Outcome, Rung};
 #[serde(rename_all = "snake_case")]
 pub enum Event {
     ClusterInitialized,
+    GenerationOpened { generation: u64, cluster_id: ClusterId, reason: String },
     LeaderChanged { coordinator: CoordinatorId, incarnation: u64 },
     CoordinatorAdded { coordinator: CoordinatorId },
     CoordinatorRemoved { coordinator: CoordinatorId },
@@ -45,6 +46,7 @@ impl Event {
     pub fn kind(&self) -> &'static str {
         match self {
             Event::ClusterInitialized => "cluster_initialized",
+            Event::GenerationOpened { .. } => "generation_opened",
             Event::LeaderChanged { .. } => "leader_changed",
             Event::CoordinatorAdded { .. } => "coordinator_added",
             Event::CoordinatorRemoved { .. } => "coordinator_removed",
@@ -124,6 +126,9 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Event::ClusterInitialized => write!(f, "the cluster was made"),
+            Event::GenerationOpened { generation, cluster_id, reason } => {
+                write!(f, "generation {generation} was opened as cluster {cluster_id}: {reason}")
+            }
             Event::LeaderChanged { coordinator, incarnation } => {
                 write!(f, "{coordinator} leads (incarnation {incarnation})")
             }

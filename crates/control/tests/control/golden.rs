@@ -74,6 +74,12 @@ fn every_command() -> Vec<Command> {
             profile: Profile::Wan,
             address: "a:1".to_owned(),
         },
+        Command::OpenGeneration {
+            cluster_id: ClusterId::new("test-2").expect("valid"),
+            address: "c:1".to_owned(),
+            feature_level: 1,
+            reason: reason.clone(),
+        },
         Command::Barrier { coordinator: CoordinatorId(1) },
         Command::AddCoordinator { address: "b:1".to_owned(), feature_level: 1 },
         Command::RemoveCoordinator { coordinator: CoordinatorId(7) },
@@ -116,6 +122,7 @@ fn every_command() -> Vec<Command> {
             graceful: true,
             incarnation,
         },
+        Command::StopAttempt { attempt, cause: Cause::ClusterRecovered, graceful: false, incarnation },
         Command::StopAttempt {
             attempt,
             cause: Cause::StartTimeout { ranks: vec![(0, node(1))], others: 1, waited_ms: 5 },

@@ -86,6 +86,8 @@ enum Action {
         job: u64,
         node: u64,
     },
+    /// The cluster goes on as a new one, with a leader of its own.
+    Recover,
     BareStart {
         job: u64,
         previous: u64,
@@ -120,6 +122,7 @@ fn action() -> impl Strategy<Value = Action> {
         2 => (j(), 0usize..9, 0u8..5).prop_map(|(job, which, what)| Action::Checkpoint { job, which, what }),
         1 => (1u64..4).prop_map(|coordinator| Action::Leader { coordinator }),
         1 => (j(), n()).prop_map(|(job, node)| Action::StaleLeader { job, node }),
+        1 => Just(Action::Recover),
         1 => (j(), 0u64..4, (n(), n())).prop_map(|(job, previous, nodes)| Action::BareStart { job, previous, nodes }),
         1 => j().prop_map(|job| Action::Stop { job }),
     ]
@@ -217,6 +220,7 @@ impl Sim {
                 self.send(Command::Barrier { coordinator: CoordinatorId(*coordinator) })
             }
             Action::StaleLeader { job, node: n } => self.stale_leader(*job, *n),
+            Action::Recover => self.world.recover(),
             Action::BareStart { job, previous, nodes } => self.bare_start(*job, *previous, *nodes),
             Action::Stop { job } => {
                 let Some(attempt) = self.current(*job) else { return };

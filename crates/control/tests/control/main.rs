@@ -1,5 +1,6 @@
 //! The control logic as a whole, from its public face: tables of rules, golden bytes and transcripts, properties.
 
+mod generation;
 mod golden;
 mod invariants;
 mod plan_rules;

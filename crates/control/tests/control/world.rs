@@ -162,6 +162,24 @@ impl World {
         }
     }
 
+    /// The cluster goes on as a new one; its only coordinator leads at once.
+    pub(crate) fn recover(&mut self) {
+        let command = Command::OpenGeneration {
+            cluster_id: ClusterId::new(format!("test-{}", self.state.generation + 1)).expect("valid"),
+            address: format!("127.0.0.1:{}", 8_000 + self.state.generation),
+            feature_level: 1,
+            reason: "test".to_owned(),
+        };
+        let coordinator = match self.does(command) {
+            Response::CoordinatorAdded(coordinator) => coordinator,
+            other => panic!("{other:?}"),
+        };
+        let opened = std::mem::take(&mut self.events);
+        self.does(Command::Barrier { coordinator });
+        self.seen = Observations::new(BootTime(self.boot_ms));
+        self.events = opened;
+    }
+
     pub(crate) fn incarnation(&self) -> Incarnation {
         self.state.incarnation.expect("a leader")
     }

@@ -20,7 +20,8 @@ impl ClusterState {
         if let Some(config) = &self.config {
             return Err(conflict(format!("the cluster is already initialised as {}", config.cluster_id)));
         }
-        self.config = Some(ClusterConfig { cluster_id: cluster_id.clone(), profile });
+        self.config =
+            Some(ClusterConfig { cluster_id: cluster_id.clone(), profile, predecessors: Vec::new() });
         self.coordinators.insert(FOUNDER, record(cx, address, FIRST_FEATURE_LEVEL));
         cx.tell(Event::ClusterInitialized);
         cx.tell(Event::CoordinatorAdded { coordinator: FOUNDER });
@@ -111,7 +112,7 @@ impl ClusterState {
     }
 }
 
-fn record(cx: &Context<'_>, address: &str, feature_level: u32) -> CoordinatorRecord {
+pub(super) fn record(cx: &Context<'_>, address: &str, feature_level: u32) -> CoordinatorRecord {
     CoordinatorRecord { address: address.to_owned(), feature_level, added_at: cx.at, removed: false }
 }
 

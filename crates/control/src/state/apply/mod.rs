@@ -8,6 +8,7 @@ mod attempt_start;
 mod attempt_verbs;
 mod checkpoint;
 mod coordinators;
+mod generation;
 mod job;
 mod node;
 mod node_lost;
@@ -58,6 +59,7 @@ fn not_found(what: impl Into<String>) -> Refusal {
 fn level_of(command: &Command) -> u32 {
     match command {
         Command::InitCluster { .. }
+        | Command::OpenGeneration { .. }
         | Command::Barrier { .. }
         | Command::AddCoordinator { .. }
         | Command::RemoveCoordinator { .. }
@@ -134,6 +136,7 @@ impl ClusterState {
     fn dispatch(&mut self, cx: &mut Context<'_>, command: &Command) -> Handled {
         match command {
             Command::InitCluster { cluster_id, profile, address } => self.init_cluster(cx, cluster_id, *profile, address),
+            Command::OpenGeneration { cluster_id, address, feature_level, reason } => self.open_generation(cx, cluster_id, address, *feature_level, reason),
             Command::Barrier { coordinator } => Ok(self.barrier(cx, *coordinator)),
             Command::AddCoordinator { address, feature_level } => self.add_coordinator(cx, address, *feature_level),
             Command::RemoveCoordinator { coordinator } => self.remove_coordinator(cx, *coordinator),
