@@ -37,6 +37,8 @@ pub enum OpenError {
         #[source]
         damage: Damage,
     },
+    #[error("the folder {path} holds no coordinator")]
+    NoCoordinator { path: PathBuf },
     #[error("the disk could not be read or written")]
     Disk(#[source] io::Error),
     #[error("the timers do not fit each other")]

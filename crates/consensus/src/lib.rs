@@ -10,6 +10,7 @@
 //!
 //! Invariants 1 to 12 are kept here.
 
+mod backup;
 mod ballot;
 mod batcher;
 mod clock;
@@ -17,9 +18,11 @@ mod config;
 mod consensus;
 pub mod disk;
 mod error;
+mod examine;
 mod fatal;
 mod folder;
 mod founding;
+mod frames;
 mod hwm;
 mod leadership;
 mod log;
@@ -27,8 +30,10 @@ mod machine;
 mod members;
 mod net;
 mod open;
+mod rebuild;
 mod snapshot;
 mod status;
+mod survivor;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod tick;
@@ -39,11 +44,13 @@ mod watchdog;
 #[cfg(test)]
 mod tests;
 
+pub use backup::{Backup, BackupBytes, BackupError, BackupHead, read_backup};
 pub use ballot::Ballot;
 pub use batcher::{Applied, COMMAND_BYTES_MAX};
 pub use config::{ConsensusConfig, Limits};
 pub use consensus::Consensus;
 pub use error::{MembershipError, NotAppliedInTime, OpenError, ProposeError, QuorumError};
+pub use examine::{Examination, Finding, examine_folder};
 pub use fatal::FatalHook;
 pub use folder::{DiskRoom, FolderError, FormerMember, former_member};
 pub use leadership::{Leader, Leadership};
@@ -51,6 +58,8 @@ pub use machine::AppliedEntry;
 pub use members::Member;
 pub use net::{MESSAGE_BYTES_MAX, RaftHandler};
 pub use outlast_proto::raft::v1::raft_service_server::RaftServiceServer;
+pub use rebuild::{NewCluster, RebuildError, Rebuilt, restore_folder};
 pub use snapshot::SnapshotError;
 pub use status::RaftStatus;
+pub use survivor::Survivor;
 pub use verify::{FolderReport, quarantine_unopenable, verify_folder};

@@ -81,7 +81,7 @@ impl Machine {
         Self { shared: Arc::new(shared), snapshots }
     }
 
-    fn apply_entry(&self, entry: Entry) -> Result<Vec<Response>, DecodeError> {
+    pub(crate) fn apply_entry(&self, entry: Entry) -> Result<Vec<Response>, DecodeError> {
         let index = entry.log_id.index;
         let batch = match &entry.payload {
             EntryPayload::Normal(batch) => {

@@ -151,11 +151,11 @@ async fn create(config: &ConsensusConfig, folder: &Folder, identity: &Identity) 
 }
 
 /// What the disk gave back, checked.
-struct Opened {
-    disk: Box<dyn RaftDisk>,
-    recovered: Recovered,
+pub(crate) struct Opened {
+    pub(crate) disk: Box<dyn RaftDisk>,
+    pub(crate) recovered: Recovered,
     high: HighWater,
-    snapshots: SnapshotStore,
+    pub(crate) snapshots: SnapshotStore,
     probe: SyncTimes,
 }
 
@@ -175,7 +175,11 @@ pub(crate) fn open_disk(
     }
 }
 
-fn open_checked(disk: &DiskChoice, paths: &Paths, identity: &Identity) -> Result<Opened, CheckError> {
+pub(crate) fn open_checked(
+    disk: &DiskChoice,
+    paths: &Paths,
+    identity: &Identity,
+) -> Result<Opened, CheckError> {
     let disk = open_disk(disk, &paths.log, identity)?;
     let recovered = check_log(&*disk.reader(), false)?;
     if recovered.cluster_id != identity.cluster_id.as_str() || recovered.coordinator != identity.coordinator.0
@@ -195,7 +199,7 @@ fn open_checked(disk: &DiskChoice, paths: &Paths, identity: &Identity) -> Result
     Ok(Opened { disk, recovered, high, snapshots, probe })
 }
 
-struct Paths {
+pub(crate) struct Paths {
     root: PathBuf,
     log: PathBuf,
     high_water: PathBuf,
@@ -203,7 +207,7 @@ struct Paths {
 }
 
 impl Paths {
-    fn of(folder: &Folder) -> Self {
+    pub(crate) fn of(folder: &Folder) -> Self {
         let root = folder.root().to_owned();
         Self { root, log: folder.log(), high_water: folder.high_water(), snapshots: folder.snapshots() }
     }

@@ -1,4 +1,5 @@
-//! A look at a stopped coordinator's folder, for `cluster verify` and for a child process that tries a damaged one.
+//! A look at a stopped coordinator's folder by a child process, before the coordinator opens it; and what to do with one
+//! that ended its opener.
 
 use std::io;
 use std::path::Path;

@@ -5,4 +5,4 @@ mod store;
 
 pub use format::SnapshotError;
 pub(crate) use format::SnapshotHead;
-pub(crate) use store::{Covered, SnapshotData, SnapshotStore, Snapshots};
+pub(crate) use store::{Covered, SnapshotData, SnapshotStore, Snapshots, inspect};

@@ -96,6 +96,33 @@ fn listed(dir: &Path) -> io::Result<Vec<(LogMark, PathBuf)>> {
     Ok(found)
 }
 
+/// Reads every snapshot there is, newest first, and changes nothing: its name, and the index that it covers.
+///
+/// # Errors
+/// The folder cannot be listed; what is wrong with one snapshot is in its place.
+pub(crate) fn inspect(
+    dir: &Path,
+    cluster_id: &ClusterId,
+) -> io::Result<Vec<(LogMark, Result<(), SnapshotError>)>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if let Some(at) = entry.file_name().to_str().and_then(parse_name) {
+            found.push((at, entry.path()));
+        }
+    }
+    found.sort_by_key(|(at, _)| std::cmp::Reverse((at.index, at.term)));
+    let dir = dir.to_owned();
+    let snapshots = Snapshots {
+        dir,
+        cluster_id: cluster_id.clone(),
+        current: Arc::default(),
+        incoming: Arc::default(),
+        covered: Arc::new(watch::Sender::new(Some(0))),
+    };
+    Ok(found.into_iter().map(|(at, path)| (at, snapshots.load(&path).map(drop))).collect())
+}
+
 impl SnapshotStore {
     /// Loads the newest good snapshot that the log goes on from; `purged` is where the log begins.
     ///

@@ -9,5 +9,6 @@ mod kill_nine;
 mod membership;
 mod model;
 mod power_cut;
+mod rebuild;
 mod slow_disk;
 mod snapshots;
