@@ -140,7 +140,10 @@ impl Coordinators {
                 let client = NodeServiceClient::new(self.channel(&address)?);
                 match answer(tokio::time::timeout(CALL_TRY, call(client)).await) {
                     Ok(answered) => return Ok(answered),
-                    Err(failure) if failure.is_retryable() => last = failure,
+                    // Denied: it is of a cluster that is over.
+                    Err(failure) if failure.is_retryable() || matches!(failure, Failure::Denied { .. }) => {
+                        last = failure;
+                    }
                     Err(failure) => return Err(failure),
                 }
             }

@@ -59,6 +59,9 @@ struct Identity {
     node: NodeId,
     /// `None` until the first welcome.
     cluster: Option<ClusterId>,
+    /// The clusters that this one goes on from: their coordinators' words mean nothing any more.
+    #[serde(default)]
+    predecessors: Vec<ClusterId>,
     /// The newest desired state that was acted on: an agent never goes back (design section 2).
     acted_index: u64,
 }
@@ -85,8 +88,13 @@ impl Folder {
         let identity = match fs::read(&path) {
             Ok(bytes) => parse(&path, &bytes)?,
             Err(err) if err.kind() == io::ErrorKind::NotFound => {
-                let new =
-                    Identity { version: IDENTITY_VERSION, node: node.clone(), cluster: None, acted_index: 0 };
+                let new = Identity {
+                    version: IDENTITY_VERSION,
+                    node: node.clone(),
+                    cluster: None,
+                    predecessors: Vec::new(),
+                    acted_index: 0,
+                };
                 write_json(&path, &new).map_err(io_error(&path))?;
                 new
             }
@@ -127,14 +135,52 @@ impl Folder {
     ///
     /// # Errors
     /// Another cluster, or a disk that does not take it.
-    pub(crate) fn meet_cluster(&self, met: &ClusterId) -> Result<(), FolderError> {
-        match self.cluster() {
+    pub(crate) fn meet_cluster(
+        &self,
+        met: &ClusterId,
+        predecessors: &[ClusterId],
+    ) -> Result<(), FolderError> {
+        let Identity { cluster, predecessors: known, .. } = self.identity.lock().clone();
+        match cluster {
             Some(owner) if owner != *met => {
                 Err(FolderError::OtherCluster { dir: self.root.clone(), owner, met: met.clone() })
             }
-            Some(_) => Ok(()),
-            None => self.change(|identity| identity.cluster = Some(met.clone())),
+            Some(_) if known == predecessors => Ok(()),
+            _ => self.change(|identity| {
+                identity.cluster = Some(met.clone());
+                identity.predecessors = predecessors.to_vec();
+            }),
         }
+    }
+
+    /// Goes over to a cluster that goes on from this folder's. Its log may be shorter than what was acted on, so that is
+    /// forgotten in the same write. Says whether anything changed. Blocks on the disk.
+    ///
+    /// # Errors
+    /// The cluster does not go on from this folder's, or was left before; or a disk that does not take it.
+    pub(crate) fn follow_cluster(
+        &self,
+        to: &ClusterId,
+        predecessors: &[ClusterId],
+    ) -> Result<bool, FolderError> {
+        match self.cluster() {
+            None => Ok(false),
+            Some(own) if own == *to => Ok(false),
+            Some(own) if predecessors.contains(&own) && !self.has_left(to.as_str()) => {
+                self.change(|identity| {
+                    identity.cluster = Some(to.clone());
+                    identity.predecessors = predecessors.to_vec();
+                    identity.acted_index = 0;
+                })?;
+                Ok(true)
+            }
+            Some(owner) => Err(FolderError::OtherCluster { dir: self.root.clone(), owner, met: to.clone() }),
+        }
+    }
+
+    /// Whether this folder's cluster goes on from that one.
+    pub(crate) fn has_left(&self, cluster: &str) -> bool {
+        self.identity.lock().predecessors.iter().any(|left| left.as_str() == cluster)
     }
 
     /// To be called before acting on a desired state. Blocks on the disk.
@@ -249,7 +295,7 @@ mod tests {
         assert_eq!(fs::metadata(&dir).expect("exists").mode() & 0o777, 0o700);
         assert!(matches!(Folder::open(&dir, &node("a")), Err(FolderError::InUse(_))));
         let (one, two) = (ClusterId::new("one").expect("valid"), ClusterId::new("two").expect("valid"));
-        folder.meet_cluster(&one).expect("learns");
+        folder.meet_cluster(&one, &[]).expect("learns");
         folder.remember_acted(7).expect("writes");
         folder.remember_acted(5).expect("ignores");
         drop(folder);
@@ -257,8 +303,31 @@ mod tests {
         assert!(err.to_string().contains("belongs to node a, not to b"), "{err}");
         let folder = Folder::open(&dir, &node("a")).expect("opens again");
         assert_eq!(folder.acted_index(), 7, "an agent never goes back");
-        folder.meet_cluster(&one).expect("the same");
-        assert!(matches!(folder.meet_cluster(&two), Err(FolderError::OtherCluster { .. })));
+        folder.meet_cluster(&one, &[]).expect("the same");
+        assert!(matches!(folder.meet_cluster(&two, &[]), Err(FolderError::OtherCluster { .. })));
+    }
+
+    #[test]
+    fn a_folder_follows_its_cluster_into_a_new_one_and_never_back() {
+        let tmp = tempfile::tempdir().expect("a folder");
+        let dir = tmp.path().join("data");
+        let folder = Folder::open(&dir, &node("a")).expect("opens");
+        let cluster = |name: &str| ClusterId::new(name).expect("valid");
+        let (one, two, other) = (cluster("one"), cluster("two"), cluster("other"));
+        folder.meet_cluster(&one, &[]).expect("learns");
+        folder.remember_acted(70).expect("writes");
+        let stranger = folder.follow_cluster(&other, std::slice::from_ref(&other));
+        assert!(matches!(stranger, Err(FolderError::OtherCluster { .. })), "it does not go on from ours");
+        assert_eq!((folder.cluster(), folder.acted_index()), (Some(one.clone()), 70));
+        assert!(folder.follow_cluster(&two, std::slice::from_ref(&one)).expect("follows"));
+        drop(folder);
+        let folder = Folder::open(&dir, &node("a")).expect("opens again");
+        assert_eq!(folder.cluster(), Some(two.clone()), "durably");
+        assert_eq!(folder.acted_index(), 0, "the new log may be shorter");
+        assert!(folder.has_left("one") && !folder.has_left("two"));
+        assert!(!folder.follow_cluster(&two, std::slice::from_ref(&one)).expect("the same"));
+        assert!(folder.follow_cluster(&one, std::slice::from_ref(&two)).is_err(), "never back");
+        assert!(folder.meet_cluster(&one, &[]).is_err());
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!  pick ──► connect ──► Hello ──► Welcome ──► messages both ways ──► closed, left or refused ──► back-off ──► pick another
-//!             └────────── no answer in time ──────────────────────────────────────────────────────┘
+//!             │           └─► Succeeded (its cluster goes on from ours) ──► the same again       │
+//!             └────────── not there, or no answer: the next one; all were asked ─────────────────┘
 //! ```
 
 use std::sync::Arc;
@@ -62,6 +63,8 @@ pub(crate) enum SessionEvent {
     Welcomed(Link, pb::Welcome),
     /// From the session with this number.
     Message(u64, Down),
+    /// The coordinator's cluster goes on from ours.
+    Succeeded(pb::Succeeded),
     /// Of this registration.
     Refused(RegistrationId, pb::Refused),
     Closed {
@@ -83,10 +86,19 @@ enum SessionEnd {
     Broken(tonic::Status),
     #[error("it refused us: {0}")]
     Refused(String),
+    #[error("its cluster goes on from ours")]
+    Succeeded,
     #[error("the agent left it")]
     Left,
     #[error("the agent is not ready for a session")]
     NotNow,
+}
+
+impl SessionEnd {
+    /// Nothing was said about this agent: another coordinator may do better at once.
+    fn is_somebody_elses_chance(&self) -> bool {
+        matches!(self, SessionEnd::Unreachable(_) | SessionEnd::Broken(_))
+    }
 }
 
 pub(crate) struct Session {
@@ -108,20 +120,33 @@ impl Session {
         let mut number = 0;
         let mut last: Option<String> = None;
         let mut backoff = BACKOFF_MIN;
+        // Whose cluster goes on from ours is asked again at once: a lease of the old time may be running out.
+        let mut successor: Option<String> = None;
         loop {
-            let order = self.coordinators.shuffled(last.as_deref());
-            let address = order.first().expect("the configuration names at least one").clone();
-            number += 1;
-            let mut welcomed = false;
-            let end = self.one(number, &address, &mut welcomed).await;
-            self.coordinators.set_session(None);
-            tracing::debug!(coordinator = %address, reason = %end, "session over");
-            if welcomed {
-                let closed = SessionEvent::Closed { number, reason: end.to_string() };
-                self.tell(closed).await;
-                backoff = BACKOFF_MIN;
+            let order = successor.take().map(|address| vec![address]);
+            let order = order.unwrap_or_else(|| self.coordinators.shuffled(last.as_deref()));
+            assert!(!order.is_empty(), "the configuration names at least one");
+            for address in order {
+                number += 1;
+                let mut welcomed = false;
+                let end = self.one(number, &address, &mut welcomed).await;
+                self.coordinators.set_session(None);
+                tracing::debug!(coordinator = %address, reason = %end, "session over");
+                last = Some(address.clone());
+                if welcomed {
+                    let closed = SessionEvent::Closed { number, reason: end.to_string() };
+                    self.tell(closed).await;
+                }
+                let follows = matches!(end, SessionEnd::Succeeded);
+                if welcomed || follows {
+                    backoff = BACKOFF_MIN;
+                    successor = follows.then_some(address);
+                }
+                // The pause is for the round: of three coordinators two may be gone, and the third is wanted soon.
+                if welcomed || !end.is_somebody_elses_chance() {
+                    break;
+                }
             }
-            last = Some(address);
             let jitter = Duration::from_millis(random() % (backoff.as_millis() as u64 / 2 + 1));
             tokio::time::sleep(backoff / 2 + jitter).await;
             backoff = (backoff * 2).min(BACKOFF_MAX);
@@ -146,6 +171,10 @@ impl Session {
                 let reason = refused.reason.clone();
                 self.tell(SessionEvent::Refused(registration, refused)).await;
                 return SessionEnd::Refused(reason);
+            }
+            Ok(Ok(Some(pb::CoordinatorMessage { message: Some(Down::Succeeded(succeeded)) }))) => {
+                self.tell(SessionEvent::Succeeded(succeeded)).await;
+                return SessionEnd::Succeeded;
             }
             Ok(Ok(_)) => return SessionEnd::Closed,
             Ok(Err(status)) => return SessionEnd::Broken(status),

@@ -94,7 +94,9 @@ impl Client {
             else {
                 return;
             };
-            for coordinator in status.into_inner().coordinators {
+            // At the address of a removed one there may be a coordinator of a cluster that is over.
+            let members = status.into_inner().coordinators.into_iter().filter(|one| one.role != "removed");
+            for coordinator in members {
                 if let Err(error) = pool.add(&coordinator.address) {
                     tracing::debug!(%error, "a coordinator's address is of no use here");
                 }

@@ -4,6 +4,7 @@
 //! State: which coordinators are known and which one answered last; in memory only.
 
 mod backoff;
+mod backup;
 mod budget;
 mod bundle;
 mod calls;
@@ -16,6 +17,7 @@ mod logs;
 mod pool;
 mod race;
 
+pub use backup::BackupStream;
 pub use bundle::BundleFile;
 pub use channel::{AddressError, connect_lazy as channel, parse_address};
 pub use client::{Client, DEFAULT_COORDINATOR, DEFAULT_TIMEOUT};

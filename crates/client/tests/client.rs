@@ -156,3 +156,20 @@ async fn a_bundle_is_sent_whole_and_to_one_that_lives() {
     assert_eq!((answer.digest, answer.size_bytes), (digest.to_string(), bytes.len() as u64));
     assert_eq!(*alive.fake.uploaded.lock().expect("unpoisoned"), bytes);
 }
+
+#[tokio::test]
+async fn a_backup_comes_whole_or_not_at_all() {
+    let (first, second) = (start(Mood::Serves).await, start(Mood::Serves).await);
+    let read = async |url: &str| {
+        let mut stream = client(&[url]).backup_cluster().await?;
+        let mut bytes = Vec::new();
+        while let Some(piece) = stream.next().await? {
+            bytes.extend(piece.chunk);
+        }
+        Ok::<_, ClientError>(bytes)
+    };
+    assert_eq!(read(&first.url).await.expect("whole"), b"first second");
+    *second.fake.log_end.lock().expect("unpoisoned") = Some(Status::unavailable("dies"));
+    let err = read(&second.url).await.expect_err("it broke off");
+    assert!(err.to_string().contains("broke off"), "{err}");
+}

@@ -27,7 +27,7 @@ use crate::seat::Seated;
 use crate::server::RaftRoutes;
 
 /// Beside the folder's identity: the timers of the cluster, which a member needs before it has any state.
-const PROFILE_FILE: &str = "profile";
+pub(crate) const PROFILE_FILE: &str = "profile";
 
 pub(crate) struct Founder {
     pub(crate) data_dir: PathBuf,

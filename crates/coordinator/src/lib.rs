@@ -4,6 +4,7 @@
 //! | module | owns |
 //! |---|---|
 //! | `coordinator`, `founder`, `join`, `announce`, `seat` | the way from a data folder to a member of a cluster |
+//! | `rebuild` | a folder made offline, from a backup or a survivor |
 //! | `leader` | the memory of one incarnation: leases, observations, the planner's loop |
 //! | `session` | one task for each agent that is connected here |
 //! | `relay`, `propose`, `read`, `membership`, `notes` | what goes between followers and the leader |
@@ -31,6 +32,7 @@ mod notes;
 mod peers;
 mod propose;
 mod read;
+mod rebuild;
 mod relay;
 mod seat;
 mod server;
@@ -39,3 +41,4 @@ mod session;
 pub use config::CoordinatorConfig;
 pub use coordinator::{Coordinator, RunningCoordinator};
 pub use error::StartError;
+pub use rebuild::{recover, restore};

@@ -16,6 +16,9 @@ enum Order {
     /// With the seal's JSON.
     Seal(String),
     Remove,
+    /// Unless it was sealed once: a log that never heard of that was restored from an older backup, and the bytes may be the
+    /// newest that there are.
+    Discard,
 }
 
 impl AgentLoop {
@@ -38,7 +41,8 @@ impl AgentLoop {
             let Some(fate) = Fate::of(&state) else { continue };
             let order = match state.as_str() {
                 "sealed" => Some(Order::Seal(seal)),
-                "retired" | "aborted" => Some(Order::Remove),
+                "retired" => Some(Order::Remove),
+                "aborted" => Some(Order::Discard),
                 _ => None,
             };
             self.context.checkpoints.decided(job, seq, fate);
@@ -62,7 +66,10 @@ impl AgentLoop {
 fn carry_out(store: &ShardStore, meta: &ShardMeta, order: &Order) {
     let key = &meta.key;
     match order {
-        Order::Remove => match store.remove(key, meta.root) {
+        Order::Discard if meta.sealed => {
+            tracing::warn!(job = %key.job, checkpoint = %key.seq, rank = key.rank, "aborted, but it was sealed once: its bytes stay");
+        }
+        Order::Remove | Order::Discard => match store.remove(key, meta.root) {
             Ok(_) => tracing::debug!(job = %key.job, checkpoint = %key.seq, rank = key.rank, "shard removed"),
             Err(err) => {
                 tracing::warn!(job = %key.job, checkpoint = %key.seq, rank = key.rank, error = %err, "a retired shard cannot be removed")

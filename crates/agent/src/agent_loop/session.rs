@@ -27,6 +27,7 @@ impl AgentLoop {
                     self.handle_message(message);
                 }
             }
+            SessionEvent::Succeeded(succeeded) => self.handle_succeeded(succeeded).await,
             SessionEvent::Refused(registration, refused) => self.handle_refused(registration, &refused),
             SessionEvent::Closed { number, reason } => {
                 if self.link.as_ref().is_some_and(|link| link.number == number) {
@@ -99,12 +100,12 @@ impl AgentLoop {
     }
 
     async fn handle_welcome(&mut self, link: Link, welcome: pb::Welcome) {
-        let pb::Welcome { cluster_id, index, coordinators, profile } = welcome;
-        if link.registration != self.registration {
+        let pb::Welcome { cluster_id, index, coordinators, profile, predecessors } = welcome;
+        if link.registration != self.registration || self.context.folder.has_left(&cluster_id) {
             link.leave();
             return;
         }
-        if let Err(end) = self.meet_cluster(&cluster_id).await {
+        if let Err(end) = self.meet_cluster(&cluster_id, &predecessors).await {
             self.end = Some(Err(end));
             return;
         }
@@ -136,12 +137,31 @@ impl AgentLoop {
         }
     }
 
-    async fn meet_cluster(&self, cluster_id: &str) -> Result<(), AgentError> {
-        let met: ClusterId = cluster_id
-            .parse()
-            .map_err(|err| AgentError::Refused(format!("the coordinator named no cluster: {err}")))?;
+    async fn meet_cluster(&self, cluster_id: &str, predecessors: &[String]) -> Result<(), AgentError> {
+        let named = |err| AgentError::Refused(format!("the coordinator named no cluster: {err}"));
+        let met: ClusterId = cluster_id.parse().map_err(named)?;
+        let older = predecessors.iter().map(|name| name.parse::<ClusterId>());
+        let older = older.collect::<Result<Vec<_>, _>>().map_err(named)?;
         let context = Arc::clone(&self.context);
-        blocking(move || context.folder.meet_cluster(&met)).await.map_err(AgentError::Folder)
+        blocking(move || context.folder.meet_cluster(&met, &older)).await.map_err(AgentError::Folder)
+    }
+
+    /// Our cluster was restored or recovered, and is a new one now. What runs is declared to it with a new registration:
+    /// nothing that was said or promised under the old ones counts there.
+    async fn handle_succeeded(&mut self, succeeded: pb::Succeeded) {
+        let pb::Succeeded { cluster_id, predecessors } = succeeded;
+        let older = predecessors.iter().map(|name| name.parse::<ClusterId>()).collect::<Result<Vec<_>, _>>();
+        let (Ok(to), Ok(older)) = (cluster_id.parse::<ClusterId>(), older) else {
+            return tracing::warn!(cluster_id, "a coordinator named clusters that are not understood");
+        };
+        let context = Arc::clone(&self.context);
+        match blocking(move || context.folder.follow_cluster(&to, &older)).await {
+            Ok(true) => self.register_anew(&format!("the cluster goes on as {cluster_id}")),
+            Ok(false) => {}
+            Err(err) => {
+                tracing::error!(cluster_id, error = %err, "the agent does not follow into another cluster");
+            }
+        }
     }
 
     fn handle_message(&mut self, message: Down) {
@@ -153,7 +173,7 @@ impl AgentLoop {
             Down::Desired(state) => self.handle_desired(state),
             Down::Observed(pb::Observed { number }) => self.handle_observed(number),
             Down::Checkpoints(updates) => self.handle_checkpoints(updates),
-            Down::Welcome(_) | Down::Refused(_) => {
+            Down::Welcome(_) | Down::Refused(_) | Down::Succeeded(_) => {
                 tracing::debug!("a message that is out of place was ignored")
             }
         }
@@ -193,7 +213,13 @@ impl AgentLoop {
             return;
         }
         let reason = &refused.reason;
-        if refused.register_anew {
+        if self.context.folder.has_left(&refused.cluster_id) {
+            tracing::warn!(
+                cluster = refused.cluster_id,
+                reason,
+                "a coordinator of a cluster that is over was met"
+            );
+        } else if refused.register_anew {
             self.register_anew(reason);
         } else if refused.r#final {
             self.end = Some(Err(AgentError::Refused(reason.clone())));

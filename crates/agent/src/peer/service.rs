@@ -40,9 +40,11 @@ impl PeerServiceHandler {
     fn check_cluster(&self, theirs: &str) -> Result<(), Failure> {
         match self.context.folder.cluster() {
             Some(ours) if ours.as_str() == theirs => Ok(()),
-            Some(ours) => Err(Failure::Denied {
+            // After a recovery of the cluster one of the two may not have met the new one yet.
+            Some(ours) => Err(Failure::Unavailable {
                 reason: format!("this agent belongs to cluster {ours}, the caller to {theirs:?}"),
-                hint: "check the addresses: two clusters are mixed up".to_owned(),
+                hint: "if this lasts, check the addresses: two clusters are mixed up".to_owned(),
+                retry_after_ms: 500,
             }),
             None => Err(Failure::Unavailable {
                 reason: "this agent has not met its cluster yet".to_owned(),

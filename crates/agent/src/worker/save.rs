@@ -134,6 +134,7 @@ async fn open_and_write(
         registration: context.registration().0,
         attempt: key.attempt.to_string(),
         step,
+        cluster_id: context.cluster_text(),
     };
     let opening = context.coordinators.open_checkpoint(request, OPEN_WITHIN);
     let opened = context.shutdown.run_until_cancelled(opening).await.ok_or(SaveError::Stopping)?;

@@ -44,6 +44,8 @@ pub(crate) struct Book {
     pub grants: bool,
     pub coordinators: Vec<String>,
     pub welcome_index: u64,
+    pub cluster: String,
+    pub predecessors: Vec<String>,
     pub nodes: BTreeMap<String, NodeBook>,
     pub opened: u64,
     pub sessions_open: u64,
@@ -67,6 +69,7 @@ impl Fake {
             grants: true,
             coordinators: vec![address.clone()],
             welcome_index: 1,
+            cluster: CLUSTER.to_owned(),
             ..Book::default()
         };
         let fake = Self { address, book: Arc::new(Mutex::new(book)), changes: watch::Sender::new(0) };
@@ -111,19 +114,24 @@ impl Fake {
         };
         let registration = hello.registration.clone().expect("a registration");
         let (node, number) = (registration.node.clone(), registration.registration);
-        let welcome = {
+        let (first, is_followed) = {
             let mut book = self.book.lock();
-            let (cluster_id, coordinators) = (CLUSTER.to_owned(), book.coordinators.clone());
-            let index = book.welcome_index;
+            let (cluster_id, coordinators) = (book.cluster.clone(), book.coordinators.clone());
+            let (index, predecessors) = (book.welcome_index, book.predecessors.clone());
+            let is_followed = predecessors.contains(&hello.cluster_id);
             book.nodes.entry(node.clone()).or_default().hellos.push(hello);
-            pb::Welcome { cluster_id, index, coordinators, profile: "lan".into() }
+            let profile = "lan".to_owned();
+            let welcome = pb::Welcome { cluster_id, index, coordinators, profile, predecessors };
+            let pb::Welcome { cluster_id, predecessors, .. } = welcome.clone();
+            let succeeded = pb::Succeeded { cluster_id, predecessors };
+            (if is_followed { Down::Succeeded(succeeded) } else { Down::Welcome(welcome) }, is_followed)
         };
         let send = async |message: Down| {
             down.send(Ok(pb::CoordinatorMessage { message: Some(message) })).await.is_ok()
         };
         let mut changes = self.changes.subscribe();
         changes.mark_changed();
-        if !send(Down::Welcome(welcome)).await {
+        if !send(first).await || is_followed {
             return;
         }
         loop {

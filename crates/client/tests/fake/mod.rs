@@ -114,6 +114,7 @@ macro_rules! absent {
 
 #[tonic::async_trait]
 impl ControlService for Fake {
+    type BackupClusterStream = Items<pb::BackupClusterResponse>;
     type JobLogsStream = Items<pb::JobLogsResponse>;
     type WatchEventsStream = Items<pb::WatchEventsResponse>;
 
@@ -177,6 +178,23 @@ impl ControlService for Fake {
         let coordinator = |address| pb::Coordinator { address, ..Default::default() };
         let coordinators = peers.into_iter().map(coordinator).collect();
         Ok(Response::new(pb::ClusterStatusResponse { coordinators, ..Default::default() }))
+    }
+
+    /// In two pieces; a coordinator whose stream of lines breaks breaks here too.
+    async fn backup_cluster(
+        &self,
+        _: Request<pb::BackupClusterRequest>,
+    ) -> Answer<Self::BackupClusterStream> {
+        self.gate().await?;
+        let first = pb::BackupClusterResponse {
+            chunk: b"first ".to_vec(),
+            size_bytes: 12,
+            ..pb::BackupClusterResponse::default()
+        };
+        let second = pb::BackupClusterResponse { chunk: b"second".to_vec(), ..Default::default() };
+        let end = self.log_end.lock().expect("unpoisoned").clone();
+        let items: Vec<_> = [first, second].into_iter().map(Ok).chain(end.map(Err)).collect();
+        Ok(Response::new(Box::pin(futures::stream::iter(items))))
     }
 
     absent! {

@@ -3,6 +3,7 @@
 //!
 //! Each group of verbs has its file; HTTP calls the same functions.
 
+mod backup;
 mod bundle;
 mod checkpoints;
 mod cluster;
@@ -30,6 +31,8 @@ use bundle::BundleCache;
 const UPLOADS_MAX: usize = 4;
 /// Log streams that are served at a time; a followed one stays as long as its reader.
 const LOG_STREAMS_MAX: usize = 256;
+/// Backups that are sent at a time: each takes as much memory as the state has bytes.
+const BACKUPS_MAX: usize = 2;
 /// Watchers of events.
 const WATCHERS_MAX: usize = 1_024;
 /// What a client may call itself.
@@ -42,6 +45,7 @@ pub(crate) struct ControlHandler {
     uploads: Arc<Semaphore>,
     log_streams: Arc<Semaphore>,
     watchers: Arc<Semaphore>,
+    backups: Arc<Semaphore>,
 }
 
 impl ControlHandler {
@@ -52,6 +56,7 @@ impl ControlHandler {
             uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
             log_streams: Arc::new(Semaphore::new(LOG_STREAMS_MAX)),
             watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
+            backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
         }
     }
 }

@@ -21,6 +21,7 @@ fn source<T>(request: &Request<T>) -> Option<String> {
 #[tonic::async_trait]
 impl ControlService for ControlHandler {
     type JobLogsStream = Pages<pb::JobLogsResponse>;
+    type BackupClusterStream = Pages<pb::BackupClusterResponse>;
     type WatchEventsStream = Pages<pb::WatchEventsResponse>;
 
     async fn submit_job(&self, request: Request<pb::SubmitJobRequest>) -> Answer<pb::SubmitJobResponse> {
@@ -143,5 +144,12 @@ impl ControlService for ControlHandler {
     ) -> Answer<pb::ClusterStatusResponse> {
         let source = source(&request);
         Ok(Response::new(self.upgrade_cluster(request.into_inner(), source).await?))
+    }
+    async fn backup_cluster(
+        &self,
+        _: Request<pb::BackupClusterRequest>,
+    ) -> Answer<Self::BackupClusterStream> {
+        let pieces = self.backup_cluster().await?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(pieces))))
     }
 }

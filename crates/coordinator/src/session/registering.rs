@@ -6,7 +6,7 @@ use outlast_control::state::{ClusterState, Command, NodeCondition, Refusal, Regi
 use outlast_proto::node::v1 as pb;
 use outlast_proto::node::v1::agent_message::Message as Up;
 use outlast_proto::status::Failure;
-use outlast_types::{Actor, NodeId, RegistrationId};
+use outlast_types::{Actor, ClusterId, NodeId, RegistrationId};
 use tonic::Streaming;
 
 use crate::clock::Deadline;
@@ -18,7 +18,14 @@ const HELLO_DEADLINE: Duration = Duration::from_secs(10);
 /// Why a session ended, where the agent should be told.
 pub(super) enum End {
     Closed,
-    Refused { reason: String, word: LastWord },
+    Refused {
+        reason: String,
+        word: LastWord,
+    },
+    /// The agent is of a cluster that this one goes on from.
+    Succeeded {
+        predecessors: Vec<ClusterId>,
+    },
     Failed(Failure),
 }
 
@@ -46,6 +53,33 @@ pub(super) async fn read_hello(up: &mut Streaming<pb::AgentMessage>) -> Result<p
         Ok(Ok(Some(pb::AgentMessage { message: Some(Up::Hello(hello)) }))) => Ok(hello),
         Ok(Ok(Some(_))) => Err(rejected("message", "the first message must be Hello").into()),
         Ok(Ok(None)) | Ok(Err(_)) | Err(_) => Err(End::Closed),
+    }
+}
+
+/// Whether the agent may register here: it is new, or of this cluster.
+pub(super) fn check_cluster(member: &Member, of_agent: &str) -> Result<(), End> {
+    if of_agent.is_empty() || of_agent == member.cluster_id.as_str() {
+        return Ok(());
+    }
+    // A member that has copied nothing yet does not know what its cluster goes on from.
+    let config = member.state(|state| state.config.clone());
+    let config = config.filter(|config| config.cluster_id == member.cluster_id).ok_or_else(no_data)?;
+    if config.predecessors.iter().any(|older| older.as_str() == of_agent) {
+        return Err(End::Succeeded { predecessors: config.predecessors });
+    }
+    let reason = format!(
+        "this agent's data folder belongs to cluster {of_agent}, this coordinator to {}: give the agent another folder or \
+         other coordinators",
+        member.cluster_id
+    );
+    Err(End::Refused { reason, word: LastWord::GiveUp })
+}
+
+fn no_data() -> Failure {
+    Failure::Unavailable {
+        reason: "this coordinator has not copied its cluster's data yet".to_owned(),
+        hint: "ask another coordinator".to_owned(),
+        retry_after_ms: 500,
     }
 }
 

@@ -64,6 +64,9 @@ impl NodeHandler {
         source: Option<String>,
     ) -> Result<OpenCheckpointResponse, Failure> {
         let member = self.seat.member()?;
+        if !request.cluster_id.is_empty() {
+            member.check_cluster(&request.cluster_id)?;
+        }
         let invalid = |error: outlast_types::IdParseError| Failure::Rejected {
             reason: error.to_string(),
             hint: String::new(),

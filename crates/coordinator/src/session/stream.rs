@@ -4,6 +4,7 @@
 //!  Hello ──► RegisterNode applied ──► Welcome, desired state ──► loop ──► closed (either side, or shutdown)
 //!    │            └ refused ─► Refused                             └ registration replaced ─► Refused{final}
 //!    │                                                              └ registration lost ─► Refused{register_anew}
+//!    ├ a cluster that this one goes on from ─► Succeeded (nothing is registered)
 //!    └ another cluster ─► Refused{final}
 //! ```
 //! The session grants nothing itself: a grant comes from the leader or not at all, so that an agent whose coordinator is
@@ -26,7 +27,7 @@ use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 use super::look::{Concern, PeerLook};
-use super::registering::{End, LastWord, Standing, read_hello, register, rejected, standing};
+use super::registering::{End, LastWord, Standing, check_cluster, read_hello, register, rejected, standing};
 use super::{checkpoints, desired, observer};
 use crate::clock::Deadline;
 use crate::member::{Member, stopping};
@@ -63,8 +64,14 @@ pub(super) async fn run(
         End::Closed => return,
         End::Refused { reason, word } => {
             let (last, register_anew) = (word == LastWord::GiveUp, word == LastWord::RegisterAnew);
-            let refused = pb::Refused { reason, r#final: last, register_anew };
+            let cluster_id = member.cluster_id.to_string();
+            let refused = pb::Refused { reason, r#final: last, register_anew, cluster_id };
             Ok(pb::CoordinatorMessage { message: Some(Down::Refused(refused)) })
+        }
+        End::Succeeded { predecessors } => {
+            let predecessors = predecessors.iter().map(ToString::to_string).collect();
+            let succeeded = pb::Succeeded { cluster_id: member.cluster_id.to_string(), predecessors };
+            Ok(pb::CoordinatorMessage { message: Some(Down::Succeeded(succeeded)) })
         }
         End::Failed(failure) => Err(failure.into()),
     };
@@ -99,14 +106,7 @@ async fn welcome(
     source: Option<String>,
 ) -> Result<(Session, Events), End> {
     let hello = read_hello(up).await?;
-    if !hello.cluster_id.is_empty() && hello.cluster_id != member.cluster_id.as_str() {
-        let reason = format!(
-            "this agent's data folder belongs to cluster {}, this coordinator to {}: give the agent another folder or \
-             other coordinators",
-            hello.cluster_id, member.cluster_id
-        );
-        return Err(End::Refused { reason, word: LastWord::GiveUp });
-    }
+    check_cluster(member, &hello.cluster_id)?;
     let registration: Registration = hello
         .registration
         .ok_or_else(|| rejected("registration", "is missing"))?
@@ -148,15 +148,20 @@ fn missed_events() -> Failure {
 
 impl Session {
     async fn greet(&mut self, index: u64, held: &[pb::CheckpointRef]) -> Result<(), End> {
-        let coordinators = self.member.state(|state| {
+        let (coordinators, predecessors) = self.member.state(|state| {
             let active = state.coordinators.values().filter(|record| !record.removed);
-            active.map(|record| record.address.clone()).collect()
+            let predecessors = state.config.iter().flat_map(|config| &config.predecessors);
+            (
+                active.map(|record| record.address.clone()).collect(),
+                predecessors.map(ToString::to_string).collect(),
+            )
         });
         self.send(Down::Welcome(pb::Welcome {
             cluster_id: self.member.cluster_id.to_string(),
             index,
             coordinators,
             profile: self.member.profile.to_string(),
+            predecessors,
         }))
         .await?;
         self.send_desired().await?;
