@@ -128,6 +128,11 @@ mod tests {
             "cluster status",
             "cluster init --profile wan",
             "cluster remove c2 --yes",
+            "cluster backup out.backup",
+            "cluster backup",
+            "cluster restore out.backup --data-dir d --address host:7400 --yes",
+            "cluster recover --data-dir d --address 10.0.0.1:7400 --yes",
+            "cluster verify --data-dir d --deep -o json",
             "coordinator --data-dir d --listen 127.0.0.1:0 --profile lan --join a:1 --join b:2 --insecure",
             "agent --name n1 --label zone=a --resource tpu=4 --cpus 2 --memory 1GiB --gpus 0 --coordinator a:1",
             "dev --nodes 3 --keep",
@@ -164,7 +169,13 @@ mod tests {
 
     #[test]
     fn times_and_sizes_without_units_are_refused() {
-        for line in ["job list --timeout 10", "agent --memory lots", "dev --nodes 0", "job run"] {
+        for line in [
+            "job list --timeout 10",
+            "agent --memory lots",
+            "dev --nodes 0",
+            "job run",
+            "cluster recover --data-dir d --address nowhere",
+        ] {
             let words = std::iter::once("outlast").chain(line.split(' '));
             let error = Cli::try_parse_from(words).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");

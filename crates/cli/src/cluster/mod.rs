@@ -1,9 +1,14 @@
 //! `outlast cluster`.
 
+mod backup;
 mod init;
+mod rebuilt;
+mod recover;
 mod remove;
+mod restore;
 mod status;
 mod upgrade;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -35,6 +40,14 @@ enum Verb {
     Init(init::Init),
     /// Remove a coordinator for good; its id never comes back
     Remove(remove::Remove),
+    /// Write all that the coordinators know to a file, while they run
+    Backup(backup::Backup),
+    /// Make the first coordinator of a new cluster from a backup, when all old ones are lost
+    Restore(restore::Restore),
+    /// Make a new cluster of one survivor, when the majority is lost for good
+    Recover(recover::Recover),
+    /// Check the folder of a coordinator that is stopped; exit code 1 where something is damaged
+    Verify(verify::Verify),
     /// Let the cluster use what every member's build knows, once all are upgraded
     Upgrade(upgrade::Upgrade),
 }
@@ -46,7 +59,19 @@ impl ClusterArgs {
             Verb::Status(verb) => connection.run(|session| verb.run(session)),
             Verb::Init(verb) => connection.run(|session| verb.run(session)),
             Verb::Remove(verb) => connection.run(|session| verb.run(session)),
+            Verb::Backup(verb) => connection.run(|session| verb.run(session)),
+            Verb::Restore(verb) => verb.run(connection.format()),
+            Verb::Recover(verb) => verb.run(connection.format()),
+            Verb::Verify(verb) => verb.run(connection.format()),
             Verb::Upgrade(verb) => connection.run(|session| verb.run(session)),
         }
     }
+}
+
+/// `host:port`; the host may be a name.
+fn address(text: &str) -> Result<String, String> {
+    let is_one = text.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    if is_one { Ok(text.to_owned()) } else { Err("write host:port".to_owned()) }
 }

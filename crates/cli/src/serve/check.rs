@@ -8,7 +8,9 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
-use outlast_consensus::{FormerMember, OpenError, former_member, quarantine_unopenable, verify_folder};
+use outlast_consensus::{
+    FormerMember, OpenError, examine_folder, former_member, quarantine_unopenable, verify_folder,
+};
 
 use super::coordinator::{folder_exit, way_back};
 use crate::problem::{Exit, Problem};
@@ -16,11 +18,18 @@ use crate::problem::{Exit, Problem};
 #[derive(Debug, clap::Args)]
 pub(crate) struct CheckArgs {
     dir: PathBuf,
+    /// Change nothing, not even the name of a damaged snapshot
+    #[arg(long)]
+    look: bool,
 }
 
 impl CheckArgs {
     /// Whatever is found in an orderly way the coordinator will find too, and say better; what counts is to come back.
     pub(crate) fn run(self) -> ExitCode {
+        if self.look {
+            // What it found is found again by who asked.
+            return examine_folder(&self.dir, false).map_or(Exit::Failed, |_| Exit::Done).into();
+        }
         match verify_folder(&self.dir, false) {
             Err(OpenError::Disk(_)) => Exit::Folder.into(),
             _ => Exit::Done.into(),
@@ -42,6 +51,24 @@ pub(super) fn check_folder(dir: &Path, init: bool) -> Result<(), Problem> {
             tracing::warn!(%error, "the folder is opened without a try before");
             Ok(())
         }
+    }
+}
+
+/// Whether a stopped coordinator's folder can be opened without an end of the process that tries; else the signal. Moves
+/// nothing.
+pub(crate) fn opens_in_child(dir: &Path) -> Result<(), i32> {
+    let Ok(exe) = std::env::current_exe() else { return Ok(()) };
+    let mut check = Command::new(exe);
+    check
+        .arg("coordinator-check")
+        .arg("--look")
+        .arg(dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    match check.status().ok().and_then(died_of_the_log) {
+        Some(signal) => Err(signal),
+        None => Ok(()),
     }
 }
 

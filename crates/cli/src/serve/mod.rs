@@ -9,6 +9,6 @@ mod keys;
 mod layers;
 
 pub(crate) use agent::AgentArgs;
-pub(crate) use check::CheckArgs;
+pub(crate) use check::{CheckArgs, opens_in_child};
 pub(crate) use coordinator::CoordinatorArgs;
 pub(crate) use dev::DevArgs;
