@@ -9,3 +9,4 @@ mod harness;
 mod kill;
 mod membership;
 mod pause;
+mod recover;
