@@ -25,6 +25,7 @@ use crate::peer;
 use crate::resources;
 use crate::session::Session;
 use crate::transfer::chain;
+use crate::upkeep;
 
 /// The workers' grace, their killing, and some room.
 const STOP_WITHIN: Duration = Duration::from_secs(15);
@@ -93,6 +94,7 @@ impl Agent {
         agent_loop.adopt(find_workers(&context).await);
         let session = Session { coordinators: context.coordinators.clone(), events: context.events.clone() };
         context.tasks.spawn(session.run(context.shutdown.clone()));
+        context.tasks.spawn(upkeep::scrub(Arc::clone(&context)));
         let shutdown = context.shutdown.clone();
         let end = tokio::spawn(async move {
             let end = agent_loop.run(queue).await;

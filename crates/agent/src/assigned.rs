@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use outlast_blobs::ShardKey;
 use outlast_proto::FieldError;
-use outlast_proto::convert::parse;
+use outlast_proto::convert::{parse, shard_task};
 use outlast_proto::node::v1 as pb;
 use outlast_types::{AttemptId, CheckpointSeq, Digest, Millis};
 use serde::{Deserialize, Serialize};
+
+use crate::upkeep::OrderKey;
 
 /// One worker of one attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -100,28 +103,37 @@ pub(crate) struct Assigned {
     pub(crate) may_start: bool,
 }
 
+/// What is to be done with one shard of a sealed checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ShardOrder {
+    pub(crate) key: OrderKey,
+    pub(crate) size_bytes: u64,
+    /// Who has the bytes.
+    pub(crate) holders: Vec<Peer>,
+}
+
 /// All that the cluster wants here, as of a log index.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub(crate) struct Desired {
     pub(crate) index: u64,
     pub(crate) workers: Vec<Assigned>,
+    pub(crate) orders: Vec<ShardOrder>,
 }
 
 impl Desired {
-    /// A worker that cannot be understood is left out and named: absence does no harm, a wrong start would.
+    /// What cannot be understood is left out and named: absence does no harm, a wrong start would.
     pub(crate) fn from_wire(state: pb::DesiredState) -> (Self, Vec<FieldError>) {
-        let pb::DesiredState { index, workers } = state;
+        let pb::DesiredState { index, workers, orders } = state;
         let mut refused = Vec::new();
-        let workers = workers.into_iter().filter_map(|worker| match Assigned::try_from(worker) {
-            Ok(worker) => Some(worker),
-            Err(err) => {
-                refused.push(err);
-                None
-            }
-        });
-        let workers = workers.collect();
-        (Self { index, workers }, refused)
+        let workers = understood(workers, &mut refused);
+        let orders = understood(orders, &mut refused);
+        (Self { index, workers, orders }, refused)
     }
+}
+
+fn understood<W, T: TryFrom<W, Error = FieldError>>(wire: Vec<W>, refused: &mut Vec<FieldError>) -> Vec<T> {
+    let one = |item: W| T::try_from(item).map_err(|err| refused.push(err)).ok();
+    wire.into_iter().filter_map(one).collect()
 }
 
 fn peers(peers: Vec<pb::Peer>) -> Vec<Peer> {
@@ -154,6 +166,19 @@ impl TryFrom<pb::Restore> for RestoreFrom {
             size_bytes,
             holders: peers(holders),
         })
+    }
+}
+
+impl TryFrom<pb::ShardOrder> for ShardOrder {
+    type Error = FieldError;
+
+    fn try_from(order: pb::ShardOrder) -> Result<Self, FieldError> {
+        let pb::ShardOrder { task, attempt, checkpoint, rank, root, size_bytes, holders } = order;
+        let attempt: AttemptId = parse("order.attempt", &attempt)?;
+        let seq = parse("order.checkpoint", &checkpoint)?;
+        let shard = ShardKey { job: attempt.group.job, attempt, seq, rank };
+        let key = OrderKey { task: shard_task(&task)?, shard, root: digest("order.root", &root)? };
+        Ok(Self { key, size_bytes, holders: peers(holders) })
     }
 }
 
@@ -257,7 +282,8 @@ mod tests {
             restore: Some(pb::Restore { checkpoint: "7".into(), ..Default::default() }),
             ..bad
         };
-        let (desired, refused) = Desired::from_wire(pb::DesiredState { index: 3, workers: vec![good, bad] });
+        let (desired, refused) =
+            Desired::from_wire(pb::DesiredState { index: 3, workers: vec![good, bad], orders: Vec::new() });
         assert_eq!((desired.index, desired.workers.len()), (3, 1));
         assert_eq!(refused[0].field, "restore.checkpoint");
     }

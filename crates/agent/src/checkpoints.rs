@@ -88,10 +88,9 @@ impl Checkpoints {
         });
     }
 
-    /// The save failed: the leader must not wait for it.
-    pub(crate) fn dropped(&self, part: Part) {
-        self.inner.lock().receipts.remove(&part);
-        self.changed();
+    /// The save failed: the leader gives the checkpoint up at once, instead of waiting for a part that never comes.
+    pub(crate) fn failed(&self, part: Part, why: String) {
+        self.put(part, |receipt| receipt.failed = Some(why));
     }
 
     /// Whether the receipt is still wanted.
@@ -143,6 +142,7 @@ impl Checkpoints {
             size_bytes: 0,
             holders: Vec::new(),
             no_more_holders: false,
+            failed: None,
         };
         change(inner.receipts.entry(part).or_insert_with(empty));
         drop(inner);

@@ -96,16 +96,18 @@ impl Coordinators {
     ///
     /// # Errors
     /// The refusal (`Fenced` for an attempt that is over), or the last failure when time has run out.
+    /// `None`: the step is skipped, by all ranks.
     pub(crate) async fn open_checkpoint(
         &self,
         request: pb::OpenCheckpointRequest,
         within: Duration,
-    ) -> Result<String, Failure> {
+    ) -> Result<Option<String>, Failure> {
         let open = |mut client: NodeServiceClient<Channel>| {
             let request = timed(request.clone(), CALL_TRY);
             async move { client.open_checkpoint(request).await }
         };
-        self.through_any(within, open).await.map(|opened| opened.checkpoint)
+        let opened = self.through_any(within, open).await?;
+        Ok((!opened.skipped).then_some(opened.checkpoint))
     }
 
     /// What became of a checkpoint, as of now.
@@ -133,7 +135,8 @@ impl Coordinators {
     where
         F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     {
-        let until = tokio::time::Instant::now() + within;
+        let began = tokio::time::Instant::now();
+        let mut until = began + within;
         let mut last = unreachable("no coordinator is known");
         while tokio::time::Instant::now() < until {
             for address in self.session_first() {
@@ -146,6 +149,10 @@ impl Coordinators {
                     }
                     Err(failure) => return Err(failure),
                 }
+            }
+            if matches!(last, Failure::Exhausted { .. }) {
+                // The log answers; what is asked for has to wait its turn.
+                until = (tokio::time::Instant::now() + within).min(began + TURN_WITHIN);
             }
             tokio::time::sleep(RETRY_AFTER).await;
         }
@@ -163,6 +170,8 @@ impl Coordinators {
 /// One commit or confirmed read of the log, with an election in between left to the next try.
 const CALL_TRY: Duration = Duration::from_secs(2);
 const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// How long a checkpoint waits for those before it, where it may not be skipped.
+const TURN_WITHIN: Duration = Duration::from_secs(600);
 
 fn unreachable(reason: &str) -> Failure {
     Failure::Unavailable { reason: reason.to_owned(), hint: String::new(), retry_after_ms: 0 }

@@ -2,8 +2,7 @@
 
 use outlast_types::{BootTime, Millis};
 
-/// Where the policy is `auto`, or says nothing: a minute. What a checkpoint costs and how often things fail is not
-/// measured yet; once it is, it takes this place.
+/// Where the coordinators say nothing: a minute.
 const AUTO_EVERY_MS: Millis = 60_000;
 
 #[derive(Clone, Debug)]
@@ -22,6 +21,12 @@ impl CheckpointDue {
     pub(crate) fn new(every_ms: Millis, every_steps: u64, now: BootTime, restored_step: u64) -> Self {
         let every_ms = if every_ms == 0 && every_steps == 0 { AUTO_EVERY_MS } else { every_ms };
         Self { every_ms, every_steps, saved_at: now, saved_step: restored_step, asked: false }
+    }
+
+    /// The cluster has chosen another interval; what was asked for, or is under way, stays as it is.
+    pub(crate) fn follow(&mut self, every_ms: Millis, every_steps: u64) {
+        let policy = Self::new(every_ms, every_steps, self.saved_at, self.saved_step);
+        (self.every_ms, self.every_steps) = (policy.every_ms, policy.every_steps);
     }
 
     pub(crate) fn ask(&mut self) {
@@ -61,7 +66,9 @@ mod tests {
             !by_steps.is_due(349, at(1 << 40)) && by_steps.is_due(350, at(0)),
             "counted from the restored step"
         );
-        let auto = CheckpointDue::new(0, 0, at(0), 0);
+        let mut auto = CheckpointDue::new(0, 0, at(0), 0);
         assert!(!auto.is_due(1, at(59_999)) && auto.is_due(1, at(60_000)));
+        auto.follow(90_000, 0);
+        assert!(!auto.is_due(1, at(89_999)) && auto.is_due(1, at(90_000)), "as the cluster has chosen since");
     }
 }

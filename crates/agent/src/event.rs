@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::assigned::WorkerKey;
 use crate::session::SessionEvent;
+use crate::upkeep::UpkeepEvent;
 
 /// Events waiting: each worker has a handful in its life, and who sends more waits for the loop.
 pub(crate) const EVENTS_MAX: usize = 1_024;
@@ -26,6 +27,8 @@ pub(crate) enum Event {
     Freed(WorkerKey),
     /// The worker, or the check of its port, says that it can serve.
     Ready(WorkerKey),
+    /// About the shards on this node's disk.
+    Upkeep(UpkeepEvent),
     Stop(StopWorkers, oneshot::Sender<()>),
 }
 

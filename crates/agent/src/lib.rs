@@ -30,6 +30,7 @@ mod reconcile;
 mod resources;
 mod session;
 mod transfer;
+mod upkeep;
 mod worker;
 
 pub use agent::{Agent, RunningAgent, StartError};

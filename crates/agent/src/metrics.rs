@@ -19,6 +19,9 @@ pub(crate) struct AgentMetrics {
     pub(crate) shard_bytes: FloatGauge,
     pub(crate) checkpoint_bytes_written: Counter,
     pub(crate) peer_bytes_received: Counter,
+    pub(crate) shards_repaired: Counter,
+    pub(crate) shards_damaged: Counter,
+    pub(crate) shards_scrubbed: Counter,
     heartbeat_rtt: CappedFamily<Histogram>,
 }
 
@@ -44,6 +47,12 @@ impl AgentMetrics {
             ),
             peer_bytes_received: registry
                 .counter("agent_peer_bytes_received", "Bytes of shards that peers have put here"),
+            shards_repaired: registry
+                .counter("agent_shards_copied", "Shards fetched because too few places had them"),
+            shards_damaged: registry
+                .counter("agent_shards_damaged", "Shards found damaged or gone on this node's disk"),
+            shards_scrubbed: registry
+                .counter("agent_shards_scrubbed", "Shards read back from this node's disk by the scrubber"),
             heartbeat_rtt: registry.histograms(
                 "heartbeat_rtt_seconds",
                 "From a heartbeat to its lease grant",

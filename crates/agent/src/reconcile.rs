@@ -172,7 +172,7 @@ mod tests {
     /// `wanted` and `known` as short tables; each wanted worker with its stop grace.
     fn run(wanted: &[(&str, Option<u64>)], known: &[(&str, Life)], terms: Terms) -> Vec<Action> {
         let worker = |(attempt, stop): &(&str, Option<u64>)| Assigned { stop: *stop, ..sample(attempt, 0) };
-        let desired = Desired { index: 9, workers: wanted.iter().map(worker).collect() };
+        let desired = Desired { index: 9, workers: wanted.iter().map(worker).collect(), orders: Vec::new() };
         let mut newest = NewestAttempts::default();
         let known: BTreeMap<_, _> = known.iter().map(|(attempt, life)| (key(attempt), *life)).collect();
         desired
@@ -243,7 +243,7 @@ mod tests {
         );
         assert_eq!(run(&[(A1, None)], &[(A1, Life::Over)], FREE), []);
         let started = Assigned { may_start: false, ..sample(A1, 0) };
-        let desired = Desired { index: 9, workers: vec![started] };
+        let desired = Desired { index: 9, workers: vec![started], orders: Vec::new() };
         let actions = reconcile(&desired, &BTreeMap::new(), &NewestAttempts::default(), FREE);
         assert_eq!(actions, [Action::Disown(key(A1))]);
     }

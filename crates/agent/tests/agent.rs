@@ -154,7 +154,8 @@ async fn an_older_state_is_ignored_absence_stops_nothing_and_a_stop_stops() {
     let running = pb::DesiredWorker { may_start: false, ..shell(A1, LONG) };
     fake.change(|book| {
         let node = book.nodes.get_mut("n1").expect("known");
-        node.desired = pb::DesiredState { index: 9, workers: vec![stopped(running.clone())] };
+        node.desired =
+            pb::DesiredState { index: 9, workers: vec![stopped(running.clone())], orders: Vec::new() };
     });
     beats(&fake, "n1").await;
     fake.desire("n1", 11, Vec::new());
@@ -217,7 +218,7 @@ async fn an_agent_that_was_declared_lost_registers_anew_and_stops_what_the_log_d
     fake.change(|book| {
         book.welcome_index = 30;
         let node = book.nodes.get_mut("n1").expect("known");
-        node.desired = pb::DesiredState { index: 30, workers: Vec::new() };
+        node.desired = pb::DesiredState { index: 30, workers: Vec::new(), orders: Vec::new() };
         let reason = "its lease ran out".to_owned();
         node.refuse = Some(pb::Refused { reason, register_anew: true, ..Default::default() });
     });
@@ -369,8 +370,11 @@ async fn a_checkpoint_is_copied_sealed_and_restored_also_from_a_peer_when_the_ow
     let mut client = socket(&dir1, A1).await;
     let report = worker_pb::ReportRequest { step: 7, metrics: [("loss".to_owned(), 0.5)].into() };
     assert!(!client.report(report).await.expect("reports").into_inner().checkpoint_due);
-    let request =
-        worker_pb::SaveCheckpointRequest { step: 7, directory: weights.to_string_lossy().into_owned() };
+    let request = worker_pb::SaveCheckpointRequest {
+        step: 7,
+        directory: weights.to_string_lossy().into_owned(),
+        in_turn: false,
+    };
     let saved = client.save_checkpoint(request).await.expect("saves").into_inner();
     assert_eq!(saved.checkpoint, "ck1");
     eventually("two holders", || fake.node("n1").receipts.iter().any(|receipt| receipt.holders.len() == 2))
@@ -429,7 +433,7 @@ async fn a_receipt_whose_record_is_gone_ends_and_the_bytes_stay() {
     std::fs::create_dir(&weights).expect("makes");
     std::fs::write(weights.join("w"), b"forty-two").expect("writes");
     let directory = weights.to_string_lossy().into_owned();
-    let request = worker_pb::SaveCheckpointRequest { step: 7, directory };
+    let request = worker_pb::SaveCheckpointRequest { step: 7, directory, in_turn: false };
     let saved = socket(tmp.path(), A1).await.save_checkpoint(request).await.expect("saves").into_inner();
     eventually("a receipt", || fake.node("n1").receipts.iter().any(|receipt| !receipt.holders.is_empty()))
         .await;
@@ -488,7 +492,11 @@ async fn a_save_that_is_repeated_is_answered_with_what_the_first_one_saved() {
     let part = tmp.path().join("part");
     std::fs::create_dir(&part).expect("made");
     std::fs::write(part.join("weights"), b"1234").expect("written");
-    let save = |step| worker_pb::SaveCheckpointRequest { step, directory: part.display().to_string() };
+    let save = |step| worker_pb::SaveCheckpointRequest {
+        step,
+        directory: part.display().to_string(),
+        in_turn: false,
+    };
     let first = worker.save_checkpoint(save(3)).await.expect("saved").into_inner();
     let again = worker.save_checkpoint(save(3)).await.expect("answered").into_inner();
     assert_eq!(first, again);

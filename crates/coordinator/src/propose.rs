@@ -64,7 +64,11 @@ pub(crate) fn may_travel(command: &Command) -> bool {
         | Command::SealCheckpoint { .. }
         | Command::AbortCheckpoint { .. }
         | Command::RetireCheckpoint { .. }
-        | Command::QuarantineCheckpoint { .. } => false,
+        | Command::QuarantineCheckpoint { .. }
+        | Command::OrderShards { .. }
+        | Command::SetInterval { .. }
+        | Command::ProveCheckpoint { .. }
+        | Command::StoreCheckpoint { .. } => false,
     }
 }
 

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use outlast_control::plan::NodeHealth;
 use outlast_control::state::{
     Assignment, Attempt, AttemptPhase, Checkpoint, CheckpointState, ClusterState, Event, Group, Holder, Job,
-    Node, NodeCondition, Outcome, Rung,
+    Node, NodeCondition, Outcome, Rung, ShardOrder,
 };
-use outlast_types::{AttemptId, GroupId, NodeId, WallTime};
+use outlast_types::{AttemptId, Durability, GroupId, NodeId, WallTime};
 
 use crate::control::v1 as pb;
 use crate::time::Timestamp;
@@ -162,18 +162,28 @@ pub fn checkpoint_word(state: CheckpointState) -> &'static str {
     }
 }
 
+fn durability_word(durability: Option<Durability>) -> String {
+    durability.map_or("none", Durability::as_str).to_owned()
+}
+
 pub fn checkpoint_view(state: &ClusterState, checkpoint: &Checkpoint) -> pb::Checkpoint {
     let holder = |holder: &Holder| pb::ShardHolder {
         node: holder.node.to_string(),
         disk_id: holder.disk.to_string(),
         live: state.is_live_holder(holder),
     };
+    let order = |order: &ShardOrder| pb::ShardOrder {
+        task: order.task.as_str().to_owned(),
+        node: order.node.to_string(),
+    };
     let shards = checkpoint.shards.iter().map(|shard| pb::Shard {
         rank: shard.rank,
         root: shard.root.to_string(),
         size_bytes: shard.size_bytes,
         holders: shard.holders.iter().map(holder).collect(),
+        orders: shard.orders.iter().map(order).collect(),
     });
+    let wanted = state.jobs.get(&checkpoint.attempt.group.job).map(|job| state.durability_wanted(&job.spec));
     pb::Checkpoint {
         id: checkpoint.seq.to_string(),
         step: checkpoint.step,
@@ -190,6 +200,10 @@ pub fn checkpoint_view(state: &ClusterState, checkpoint: &Checkpoint) -> pb::Che
         sealed_at: stamp(checkpoint.sealed_at),
         reason: checkpoint.reason.clone().unwrap_or_default(),
         shards: shards.collect(),
+        durability_now: durability_word(state.durability_now(checkpoint)),
+        durability_wanted: durability_word(wanted),
+        stored_at: stamp(checkpoint.stored_at),
+        stale: checkpoint.stale,
     }
 }
 

@@ -98,6 +98,9 @@ pub enum SaveError {
         #[source]
         source: std::io::Error,
     },
+    /// Earlier checkpoints are still being written: no rank saves this step. Nothing is wrong.
+    #[error("step {step} is skipped: earlier checkpoints are still being written")]
+    Skipped { step: u64 },
     #[error(transparent)]
     Call(#[from] CallError),
 }
@@ -106,6 +109,11 @@ impl SaveError {
     /// Whether this attempt is over.
     pub fn is_fenced(&self) -> bool {
         matches!(self, SaveError::Call(call) if call.is_fenced())
+    }
+
+    /// Whether the step was left out because earlier ones are still being written.
+    pub fn is_skipped(&self) -> bool {
+        matches!(self, SaveError::Skipped { .. })
     }
 }
 

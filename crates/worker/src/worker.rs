@@ -188,27 +188,41 @@ impl Worker {
 
     /// Hands the folder over as this rank's part of the checkpoint at `step`. Returns when every byte is durable on the
     /// agent's disk: the folder may change or go again. The checkpoint exists only once all ranks' parts are sealed. All
-    /// ranks of a group must save at the same steps.
+    /// ranks of a group must save at the same steps. While earlier ones are still being written a step is skipped, by
+    /// all ranks, unless the job's `checkpoint.on_busy` is `wait`.
     pub fn save(&self, step: u64, directory: &Path) -> Result<Saved, SaveError> {
-        let request = SaveCheckpointRequest { step, directory: name_of(directory)? };
+        self.hand_over(SaveCheckpointRequest { step, directory: name_of(directory)?, in_turn: false })
+    }
+
+    /// Like `save`, but waits for earlier ones, whatever the job says: for the last one of a run.
+    pub fn save_in_turn(&self, step: u64, directory: &Path) -> Result<Saved, SaveError> {
+        self.hand_over(SaveCheckpointRequest { step, directory: name_of(directory)?, in_turn: true })
+    }
+
+    fn hand_over(&self, request: SaveCheckpointRequest) -> Result<Saved, SaveError> {
+        let step = request.step;
         let client = self.client.clone();
         let call = move || {
             let (mut client, request) = (client.clone(), request.clone());
             async move { client.save_checkpoint(request).await }
         };
         let saving = self.board.wishes().save_begins(step);
-        let saved = self.wait(persist(SAVE_MAX, call)).and_then(|answer| {
+        let saved = self.wait(persist(SAVE_MAX, call)).map_err(SaveError::from).and_then(|answer| {
+            if answer.skipped {
+                return Err(SaveError::Skipped { step });
+            }
             let root = answer.root.parse().map_err(|_| bad("root", &answer.root))?;
             Ok(Saved { checkpoint: answer.checkpoint, size_bytes: answer.size_bytes, root })
         });
-        if let Err(err) = &saved {
+        // A skipped step has had its turn: the next one comes when it is due.
+        if let Some(err) = saved.as_ref().err().filter(|err| !err.is_skipped()) {
             let mut wishes = self.board.wishes();
             wishes.save_failed(saving);
-            if let CallError::Fenced { reason } = err {
+            if let SaveError::Call(CallError::Fenced { reason }) = err {
                 wishes.fenced(reason.clone());
             }
         }
-        Ok(saved?)
+        saved
     }
 
     /// Waits until the checkpoint is sealed or given up, for at most `limit`. Training need not wait for this; the end

@@ -1,9 +1,9 @@
 //! The example under Outlast: restore, report, save, say goodbye. Without Outlast each of these is nothing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use outlast_worker::{ReportError, SaveError, SealOutcome, WaitError, Worker};
+use outlast_worker::{ReportError, SaveError, Saved, SealOutcome, WaitError, Worker};
 
 use crate::data::Dataset;
 use crate::gang::Wish;
@@ -58,8 +58,12 @@ impl Supervision {
 
     /// Saves this rank's part. Only a fenced attempt ends here; anything else is told, and training goes on.
     pub(crate) fn save(&mut self, trainer: &Trainer) -> Result<(), RunError> {
+        self.save_with(trainer, Worker::save)
+    }
+
+    fn save_with(&mut self, trainer: &Trainer, save: Save) -> Result<(), RunError> {
         let Some(worker) = &self.worker else { return Ok(()) };
-        match hand_over(worker, trainer) {
+        match hand_over(worker, trainer, save) {
             Ok(checkpoint) => {
                 self.saved = Some((trainer.step(), Some(checkpoint)));
                 self.not_before = None;
@@ -68,6 +72,8 @@ impl Supervision {
             Err(RunError::Save(SaveError::Call(call))) if call.is_fenced() => {
                 Err(SaveError::Call(call).into())
             }
+            // Asked again at the next step.
+            Err(RunError::Save(err)) if err.is_skipped() => Ok(()),
             Err(err) => {
                 eprintln!("digits: step {} is not saved: {:#}", trainer.step(), anyhow::Error::new(err));
                 self.not_before = Some(Instant::now() + SAVE_AGAIN_AFTER);
@@ -79,7 +85,7 @@ impl Supervision {
     /// Sees to it that the newest step is in a sealed checkpoint, within bounds.
     pub(crate) fn farewell(&mut self, trainer: &Trainer) -> Result<(), RunError> {
         if self.saved.as_ref().is_none_or(|(step, _)| *step != trainer.step()) {
-            self.save(trainer)?;
+            self.save_with(trainer, Worker::save_in_turn)?;
         }
         let (Some(worker), Some((step, Some(checkpoint)))) = (&self.worker, &self.saved) else {
             return Ok(());
@@ -105,13 +111,16 @@ impl Supervision {
     }
 }
 
+/// How a folder is handed over: now or never, or in its turn.
+type Save = fn(&Worker, u64, &Path) -> Result<Saved, SaveError>;
+
 /// Writes a copy beside the training and hands it over; returns the checkpoint's name. The copy goes away either way.
-fn hand_over(worker: &Worker, trainer: &Trainer) -> Result<String, RunError> {
+fn hand_over(worker: &Worker, trainer: &Trainer, save: Save) -> Result<String, RunError> {
     let step_dir: PathBuf = worker.checkpoint_dir().join(format!("step-{}", trainer.step()));
     // Each rank hands over a folder of its own, also where two of them share a node.
     let dir = step_dir.join(format!("rank-{}", trainer.rank));
     trainer.write(&dir)?;
-    let saved = worker.save(trainer.step(), &dir);
+    let saved = save(worker, trainer.step(), &dir);
     let removed = std::fs::remove_dir_all(&dir);
     if let Err(err) = removed {
         eprintln!("digits: {} stays behind: {err}", dir.display());

@@ -1,8 +1,11 @@
 //! What the log says of checkpoints whose bytes are here. Only what it retired or aborted is deleted, by exact key.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
-use outlast_blobs::{SealNote, ShardMeta, ShardStore};
+use outlast_blobs::{SealNote, ShardKey, ShardMeta, ShardStore};
+use outlast_control::state::{Checkpoint, Holder, ShardRecord};
 use outlast_proto::convert::parse;
 use outlast_proto::node::v1 as pb;
 use outlast_types::{CheckpointSeq, Digest, JobId};
@@ -10,6 +13,11 @@ use outlast_types::{CheckpointSeq, Digest, JobId};
 use super::AgentLoop;
 use crate::checkpoints::Fate;
 use crate::context::blocking;
+use crate::event::Event;
+use crate::upkeep::{UpkeepEvent, damage};
+
+/// Bytes that no record names are kept this long, whatever the log says: the last word in a doubt is a person's.
+const ORPHAN_AGE: Duration = Duration::from_secs(24 * 3_600);
 
 /// What to do on the disk.
 enum Order {
@@ -32,9 +40,9 @@ impl AgentLoop {
                 tracing::warn!(job, checkpoint, "an update about a checkpoint is not understood");
                 continue;
             };
-            // Why its record left is not said, so the bytes stay.
             if state == "gone" {
                 self.context.checkpoints.gone(job, seq);
+                self.reap_later(job, seq);
                 continue;
             }
             // Unknown too: bytes are kept where there is doubt.
@@ -51,16 +59,63 @@ impl AgentLoop {
         if orders.is_empty() {
             return;
         }
-        let store = self.context.shards.clone();
-        self.context.tasks.spawn(blocking(move || {
-            for (job, seq, order) in orders {
-                let shards = store.list();
-                for meta in shards.iter().filter(|meta| (meta.key.job, meta.key.seq) == (job, seq)) {
-                    carry_out(&store, meta, &order);
-                }
+        let context = Arc::clone(&self.context);
+        self.context.tasks.spawn(async move {
+            let (store, holder) = (context.shards.clone(), context.holder());
+            let absent = blocking(move || {
+                let absent = orders.iter().flat_map(|(_, _, order)| absent(&store, &holder, order)).collect();
+                orders.iter().for_each(|(job, seq, order)| of_checkpoint(&store, *job, *seq, order));
+                absent
+            });
+            let absent: Vec<UpkeepEvent> = absent.await;
+            for event in absent {
+                let _ = context.events.send(Event::Upkeep(event)).await;
             }
-        }));
+        });
     }
+
+    /// Bytes whose record has left the log: nobody will ever ask for them, and nobody will say that they may go. They go a
+    /// day after they were written, by exact key.
+    fn reap_later(&self, job: JobId, seq: CheckpointSeq) {
+        let of = |meta: &ShardMeta| (meta.key.job, meta.key.seq) == (job, seq);
+        let (store, stop) = (self.context.shards.clone(), self.context.shutdown.clone());
+        for meta in self.context.shards.list().into_iter().filter(of) {
+            let (store, stop) = (store.clone(), stop.clone());
+            self.context.tasks.spawn(async move {
+                let wait = ORPHAN_AGE.saturating_sub(store.age(&meta.key, meta.root).unwrap_or_default());
+                if stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
+                    blocking(move || carry_out(&store, &meta, &Order::Remove)).await;
+                }
+            });
+        }
+    }
+}
+
+fn of_checkpoint(store: &ShardStore, job: JobId, seq: CheckpointSeq, order: &Order) {
+    let shards = store.list();
+    for meta in shards.iter().filter(|meta| (meta.key.job, meta.key.seq) == (job, seq)) {
+        carry_out(store, meta, order);
+    }
+}
+
+/// Sealed shards that the log believes to be on this disk, and that are not: a folder was deleted while the agent was
+/// down. The log has to know, or it would count on them.
+fn absent(store: &ShardStore, here: &Holder, order: &Order) -> Vec<UpkeepEvent> {
+    let Order::Seal(json) = order else { return Vec::new() };
+    let record: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
+    let Ok(checkpoint) = serde_json::from_value::<Checkpoint>(record["checkpoint"].clone()) else {
+        return Vec::new();
+    };
+    let is_here = |shard: &&ShardRecord| {
+        shard.holders.iter().any(|holder| (&holder.node, &holder.disk) == (&here.node, &here.disk))
+    };
+    let gone = |shard: &ShardRecord| {
+        let attempt = checkpoint.attempt;
+        let key = ShardKey { job: attempt.group.job, attempt, seq: checkpoint.seq, rank: shard.rank };
+        let reason = damage(&store.look(&key, shard.root).err()?)?;
+        Some(UpkeepEvent::Damaged { shard: key, root: shard.root, reason })
+    };
+    checkpoint.shards.iter().filter(is_here).filter_map(gone).collect()
 }
 
 fn carry_out(store: &ShardStore, meta: &ShardMeta, order: &Order) {

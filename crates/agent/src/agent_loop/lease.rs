@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use outlast_control::plan::NodeHealth;
 use outlast_process::boot_now;
+use outlast_proto::convert::ReportedProgress;
 use outlast_proto::node::v1 as pb;
 use outlast_proto::node::v1::agent_message::Message as Up;
 use outlast_proto::status::Failure;
@@ -104,12 +105,14 @@ impl AgentLoop {
         let alive = self.workers.iter().filter(|(_, tracked)| tracked.is_alive());
         let progress = alive.filter_map(|(key, tracked)| {
             let (step, metrics) = tracked.handle.as_ref()?.progress.lock().clone()?;
-            let metrics = metrics.into_iter().collect();
-            Some(pb::Progress { attempt: key.attempt.to_string(), rank: key.rank, step, metrics })
+            let save_cost = tracked.handle.as_ref().and_then(|handle| *handle.save_cost.lock());
+            let (attempt, rank) = (key.attempt, key.rank);
+            Some(ReportedProgress { attempt, rank, step, metrics, save_cost }.into())
         });
         let receipts = self.context.checkpoints.receipts().into_iter().map(Into::into).collect();
         let progress = progress.collect();
-        pb::Heartbeat { seq, progress, receipts, health: Some(self.health().into()) }
+        let done = self.upkeep.done().into_iter().map(Into::into).collect();
+        pb::Heartbeat { seq, progress, receipts, health: Some(self.health().into()), done }
     }
 
     /// A7. Told by the loop that also sends the heartbeats: what hangs it ends them.

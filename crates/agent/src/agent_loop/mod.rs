@@ -10,6 +10,7 @@ mod checkpoints;
 mod lease;
 mod session;
 mod tracked;
+mod upkeep;
 mod workers;
 
 use std::collections::BTreeMap;
@@ -32,6 +33,7 @@ use crate::heart::Heart;
 use crate::observations::Observations;
 use crate::reconcile::{Action, Life, Terms, reconcile};
 use crate::session::Link;
+use crate::upkeep::Upkeep;
 
 /// How late a heartbeat or a fence of this agent's own may be; keepers have timers of their own.
 const TICK: Duration = Duration::from_millis(50);
@@ -91,6 +93,7 @@ pub(crate) struct AgentLoop {
     passed_at: BootTime,
     /// The longest that it was late since the last heartbeat.
     lag_ms: Millis,
+    upkeep: Upkeep,
 }
 
 impl AgentLoop {
@@ -122,6 +125,7 @@ impl AgentLoop {
             receipts,
             passed_at: boot_now(),
             lag_ms: 0,
+            upkeep: Upkeep::new(),
         }
     }
 
@@ -144,6 +148,7 @@ impl AgentLoop {
             // A5: the lease before anything that touches the network or the disk.
             self.keep_lease();
             self.reconcile().await;
+            self.reconcile_orders();
             self.send();
             self.finish_stopping();
             if let Some(end) = self.end.take() {
@@ -168,6 +173,7 @@ impl AgentLoop {
             Event::Exited(key, exit) => self.handle_exit(key, exit),
             Event::Freed(key) => self.handle_freed(key),
             Event::Ready(key) => self.handle_ready(key),
+            Event::Upkeep(event) => self.handle_upkeep(event),
             Event::Stop(StopWorkers::No, reply) => {
                 let _ = reply.send(());
                 self.end = Some(Ok(()));

@@ -132,14 +132,21 @@ impl WorkerService for WorkerServiceHandler {
         request: Request<pb::SaveCheckpointRequest>,
     ) -> Result<Response<pb::SaveCheckpointResponse>, Status> {
         self.current()?;
-        let pb::SaveCheckpointRequest { step, directory } = request.into_inner();
-        let saved =
-            save::save(&self.context, &self.handle, step, directory.into()).await.map_err(Failure::from)?;
-        Ok(Response::new(pb::SaveCheckpointResponse {
-            checkpoint: saved.seq.to_string(),
-            size_bytes: saved.size_bytes,
-            root: saved.root.to_string(),
-        }))
+        let pb::SaveCheckpointRequest { step, directory, in_turn } = request.into_inner();
+        let wanted = save::Wanted { step, in_turn };
+        let answer = match save::save(&self.context, &self.handle, wanted, directory.into()).await {
+            Ok(saved) => pb::SaveCheckpointResponse {
+                checkpoint: saved.seq.to_string(),
+                size_bytes: saved.size_bytes,
+                root: saved.root.to_string(),
+                skipped: false,
+            },
+            Err(save::SaveError::Skipped { .. }) => {
+                pb::SaveCheckpointResponse { skipped: true, ..Default::default() }
+            }
+            Err(err) => return Err(Failure::from(err).into()),
+        };
+        Ok(Response::new(answer))
     }
 
     async fn wait_checkpoint(

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use outlast_control::plan::SaveCost;
 use outlast_types::BootTime;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -47,6 +48,8 @@ pub(crate) struct WorkerHandle {
     pub(crate) saves: TaskTracker,
     /// One save is written at a time, so that a repeated call finds what the first one wrote.
     pub(crate) save_turn: tokio::sync::Mutex<()>,
+    /// What the newest save cost.
+    pub(crate) save_cost: Mutex<Option<SaveCost>>,
     /// The newest saves, oldest first, with their steps.
     saved: Mutex<VecDeque<(u64, Saved)>>,
 }
@@ -70,6 +73,7 @@ impl WorkerHandle {
             cancel,
             saves: TaskTracker::new(),
             save_turn: tokio::sync::Mutex::new(()),
+            save_cost: Mutex::default(),
             saved: Mutex::default(),
         }
     }
@@ -77,6 +81,7 @@ impl WorkerHandle {
     /// Takes the newest word of the cluster.
     pub(crate) fn update(&self, assigned: Assigned) {
         let asked = assigned.checkpoint_now && !self.assigned.borrow().checkpoint_now;
+        self.due.lock().follow(assigned.checkpoint_every_ms, assigned.checkpoint_every_steps);
         self.assigned.send_if_modified(|old| {
             let is_new = *old != assigned;
             *old = assigned;

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use outlast_blobs::pack::{self, PackLimits};
 use outlast_blobs::{ShardKey, ShardMeta, ShardStore, WriteError};
+use outlast_control::plan::SaveCost;
 use outlast_process::boot_now;
 use outlast_proto::node::v1 as node_pb;
 use outlast_proto::status::Failure;
@@ -41,6 +42,8 @@ pub(crate) enum SaveError {
     NotAFolder(PathBuf),
     #[error("{SAVES_MAX} checkpoints of this worker are being written already")]
     Busy,
+    #[error("step {step} is skipped: earlier checkpoints are still being written")]
+    Skipped { step: u64 },
     #[error("the checkpoint could not be opened")]
     Open(#[source] Failure),
     #[error("the log's answer names no checkpoint: {0}")]
@@ -67,12 +70,21 @@ impl From<SaveError> for Failure {
                 reason,
                 hint: "make room on the node's disk; training goes on, the next save may succeed".to_owned(),
             },
+            SaveError::Skipped { .. } => Failure::Conflict { reason, hint },
             SaveError::Busy => Failure::Exhausted { reason, hint, retry_after_ms: 500 },
             SaveError::Write(_) => Failure::Exhausted { reason, hint, retry_after_ms: 1_000 },
             SaveError::Answer(_) => Failure::Fatal { reason },
             SaveError::Stopping => Failure::Unavailable { reason, hint, retry_after_ms: 500 },
         }
     }
+}
+
+/// What a worker asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) step: u64,
+    /// Waits for its turn instead of being skipped.
+    pub(crate) in_turn: bool,
 }
 
 /// Durable on this node.
@@ -87,9 +99,10 @@ pub(crate) struct Saved {
 pub(crate) async fn save(
     context: &Arc<Context>,
     handle: &Arc<WorkerHandle>,
-    step: u64,
+    what: Wanted,
     dir: PathBuf,
 ) -> Result<Saved, SaveError> {
+    let step = what.step;
     if !dir.is_absolute() || !dir.is_dir() {
         return Err(SaveError::NotAFolder(dir));
     }
@@ -101,7 +114,7 @@ pub(crate) async fn save(
     let (context, handle2) = (Arc::clone(context), Arc::clone(handle));
     // On its own, because a dead worker's call is dropped in the middle.
     handle.saves.spawn(async move {
-        let saved = open_and_write(&context, &handle2, step, dir).await;
+        let saved = open_and_write(&context, &handle2, what, dir).await;
         match &saved {
             Ok(saved) => handle2.save_done(step, *saved, fulfils),
             Err(err) => {
@@ -118,9 +131,10 @@ pub(crate) async fn save(
 async fn open_and_write(
     context: &Arc<Context>,
     handle: &Arc<WorkerHandle>,
-    step: u64,
+    what: Wanted,
     dir: PathBuf,
 ) -> Result<Saved, SaveError> {
+    let step = what.step;
     let _turn = handle.save_turn.lock().await;
     let key = handle.key;
     let is_over = |saved: &Saved| {
@@ -133,8 +147,9 @@ async fn open_and_write(
         node: context.node.to_string(),
         registration: context.registration().0,
         attempt: key.attempt.to_string(),
-        step,
+        step: what.step,
         cluster_id: context.cluster_text(),
+        in_turn: what.in_turn,
     };
     let opening = context.coordinators.open_checkpoint(request, OPEN_WITHIN);
     let opened = context.shutdown.run_until_cancelled(opening).await.ok_or(SaveError::Stopping)?;
@@ -144,15 +159,19 @@ async fn open_and_write(
             let (store, key) = (context.shards.clone(), handle.key);
             return blocking(move || find_sealed(&store, &key, step)).await.ok_or(SaveError::Open(failure));
         }
-        opened => opened.map_err(SaveError::Open)?,
+        opened => opened.map_err(SaveError::Open)?.ok_or(SaveError::Skipped { step })?,
     };
     let seq = outlast_proto::convert::parse("checkpoint", &opened)?;
     let part = Part { attempt: key.attempt, seq, rank: key.rank };
     context.checkpoints.staged(part);
     let shard = ShardKey { job: key.attempt.group.job, attempt: key.attempt, seq, rank: key.rank };
     let store = context.shards.clone();
+    let began = boot_now();
     let written = blocking(move || write(&store, &shard, &dir)).await;
-    let meta = written.inspect_err(|_| context.checkpoints.dropped(part))?;
+    // The worker waits until its folder is written.
+    let write_ms = boot_now().since(began);
+    *handle.save_cost.lock() = Some(SaveCost { stall_ms: write_ms, write_ms });
+    let meta = written.inspect_err(|err| context.checkpoints.failed(part, err.to_string()))?;
     context.metrics.checkpoint_bytes_written.inc_by(meta.size_bytes);
     announce_and_copy(context, handle, meta.clone());
     Ok(Saved { seq, root: meta.root, size_bytes: meta.size_bytes })

@@ -87,7 +87,7 @@ impl Fake {
     pub(crate) fn desire(&self, node: &str, index: u64, workers: Vec<pb::DesiredWorker>) {
         self.change(|book| {
             let node = book.nodes.entry(node.to_owned()).or_default();
-            node.desired = pb::DesiredState { index, workers };
+            node.desired = pb::DesiredState { index, workers, orders: Vec::new() };
             node.assignments_index = index;
         });
     }
@@ -249,7 +249,10 @@ impl NodeService for Fake {
         assert!(!request.into_inner().attempt.is_empty());
         let mut book = self.book.lock();
         book.opened += 1;
-        Ok(Response::new(pb::OpenCheckpointResponse { checkpoint: format!("ck{}", book.opened) }))
+        Ok(Response::new(pb::OpenCheckpointResponse {
+            checkpoint: format!("ck{}", book.opened),
+            skipped: false,
+        }))
     }
 
     async fn get_checkpoint_fate(

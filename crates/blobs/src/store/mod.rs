@@ -7,12 +7,14 @@
 //!  ROOT/blobs/ATTEMPT/SEQ/RANK-ROOT              the bytes
 //!                         RANK-ROOT.ext          extent hashes
 //!                         RANK-ROOT.seal         what the log said when it was sealed
+//!                         RANK-ROOT.bad          bytes that went bad, as evidence
 //! ```
 //! The files are the truth; the index in memory is rebuilt from them at open. Attempt, sequence number and root are in
 //! every path, so a worker of an old attempt can only write where nobody looks.
 
 mod key;
 mod reader;
+mod scrub;
 mod seal;
 mod writer;
 
@@ -143,6 +145,7 @@ impl ShardStore {
         let was_there = files::remove_if_there(&data)?;
         files::remove_if_there(&with_suffix(&data, "ext"))?;
         files::remove_if_there(&with_suffix(&data, "seal"))?;
+        files::remove_if_there(&with_suffix(&data, "bad"))?;
         self.inner.index.lock().remove(&(*key, root));
         if was_there {
             let folder = data.parent().expect("a shard lies in a folder");

@@ -26,7 +26,7 @@ pub enum ReadError {
 }
 
 impl ReadError {
-    fn from_io(source: io::Error, extent: u64) -> Self {
+    pub(super) fn from_io(source: io::Error, extent: u64) -> Self {
         const EIO: i32 = 5;
         match source.kind() {
             io::ErrorKind::NotFound => Self::Missing,

@@ -64,7 +64,7 @@ impl ShardStore {
     /// # Errors
     /// `Full` where the hint does not fit.
     pub fn begin(&self, size_hint: Option<u64>) -> Result<ShardWriter, WriteError> {
-        let tmp = TmpFile::create(&self.inner.root.join("tmp")).map_err(|err| self.classify(err, 0))?;
+        let tmp = self.tmp_file().map_err(|err| self.classify(err, 0))?;
         if let Some(size_bytes) = size_hint.filter(|size| *size > 0) {
             match fallocate(&tmp.file, FallocateFlags::KEEP_SIZE, 0, size_bytes) {
                 // A file system that cannot reserve tells of a full disk later.
@@ -79,6 +79,19 @@ impl ShardStore {
             size_bytes: 0,
             has_failed: false,
         })
+    }
+
+    /// Somebody may have deleted the folders under us: the disk is still there, and new bytes have to go somewhere.
+    fn tmp_file(&self) -> io::Result<TmpFile> {
+        let tmp = self.inner.root.join("tmp");
+        match TmpFile::create(&tmp) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => {
+                files::create_dir_durable(&tmp)?;
+                files::create_dir_durable(&self.inner.root.join("blobs"))?;
+                TmpFile::create(&tmp)
+            }
+            made => made,
+        }
     }
 
     fn classify(&self, source: io::Error, wanted_bytes: u64) -> WriteError {
@@ -103,6 +116,7 @@ impl ShardStore {
         files::create_dir_durable(folder)?;
         files::write_durable(&self.inner.root.join("tmp"), &with_suffix(&data, "ext"), &outboard.encode())?;
         tmp.place(&data)?;
+        files::remove_if_there(&with_suffix(&data, "bad"))?;
         files::sync_dir(folder)?;
         meta.sealed = with_suffix(&data, "seal").exists();
         self.inner.index.lock().insert((meta.key, meta.root), meta.clone());

@@ -38,7 +38,7 @@ impl Put {
             Problem::new(Exit::Failed, format!("no checkpoint was made of {}", dir.display()))
                 .because_of(error)
         };
-        let saved = worker.save(self.step, &dir).map_err(|error| failed(&error))?;
+        let saved = worker.save_in_turn(self.step, &dir).map_err(|error| failed(&error))?;
         let sealed = match self.wait.map(Duration::from) {
             None => None,
             Some(limit) => {

@@ -6,6 +6,7 @@
 mod drain;
 mod hang;
 mod health;
+mod interval;
 mod observations;
 mod placement;
 mod quarantine;
@@ -14,6 +15,7 @@ mod restore;
 mod retention;
 mod seals;
 mod starting;
+mod upkeep;
 
 use std::collections::BTreeMap;
 
@@ -22,6 +24,7 @@ use outlast_types::{AttemptId, BootTime, CheckpointSeq, Durability, GroupId, Job
 use crate::state::{AttemptPhase, ClusterState, Command, Group, Incarnation, Job, SealedShard};
 
 pub use health::{DISK_CANARY_AGE_MAX_MS, DISK_FREE_MIN_BYTES, NodeHealth};
+pub use interval::SaveCost;
 pub use observations::{Observations, Progress, Receipt};
 
 use placement::Ledger;
@@ -112,9 +115,24 @@ pub fn plan(state: &ClusterState, seen: &Observations, now: Now) -> Plan {
         }
         plan_job(&mut pass, job);
     }
+    plan_upkeep(&mut pass);
     quarantine::plan(&mut pass);
     retention::expire(&mut pass);
     pass.plan
+}
+
+/// Active jobs in every pass; the last checkpoints of finished ones when it is their turn.
+fn plan_upkeep(pass: &mut Pass<'_>) {
+    let mut nodes = upkeep::Nodes::of(pass);
+    let state = pass.state;
+    let (active, finished) = (state.active_jobs(), state.jobs.values().filter(|job| job.state.is_final()));
+    let finished = finished.filter(|_| pass.seen.looks_at_finished);
+    for job in active.chain(finished) {
+        if pass.plan.commands.len() >= COMMANDS_MAX {
+            return pass.plan.check_in(AGAIN_MS);
+        }
+        job.groups.iter().for_each(|group| upkeep::plan(pass, &mut nodes, job, group));
+    }
 }
 
 fn plan_job(pass: &mut Pass<'_>, job: &Job) {
@@ -134,7 +152,10 @@ fn plan_group(pass: &mut Pass<'_>, job: &Job, group: &Group) {
         }
         // One wanted stop is enough.
         Some(attempt) if starting::plan(pass, job, attempt) || hang::plan(pass, job, attempt) => {}
-        Some(attempt) => drain::plan(pass, job, attempt),
+        Some(attempt) => {
+            interval::plan(pass, job, group, attempt);
+            drain::plan(pass, job, attempt);
+        }
         None if !group.done && !job.is_ending() => recovery::start(pass, job, group),
         None => {}
     }

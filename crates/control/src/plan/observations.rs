@@ -5,11 +5,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use outlast_types::{AttemptId, BootTime, CheckpointSeq, Digest, GroupId, JobId, Millis, NodeId};
 
-use super::Now;
-use crate::state::{AttemptPhase, CheckpointState, ClusterState, Group, Holder, Job};
+use super::{Now, SaveCost};
+use crate::state::{
+    AttemptPhase, Checkpoint, CheckpointState, ClusterState, Group, Holder, Job, ShardRecord, ShardTask,
+};
 
 /// Intervals between steps that are remembered: long enough to have seen an evaluation or a save among them.
 const INTERVALS_KEPT: usize = 32;
+/// Between two looks at the checkpoints of finished jobs.
+const FINISHED_EVERY_MS: Millis = 5_000;
 
 /// One rank's steps, as reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +39,8 @@ pub struct Receipt {
     pub holders: BTreeSet<Holder>,
     /// The worker has handed the bytes over; the agent is still writing.
     pub staged: bool,
+    /// Why this rank's part will never come.
+    pub failed: Option<String>,
 }
 
 /// Ranks of one checkpoint, with the first time at which each had at least one holder.
@@ -42,6 +48,14 @@ pub struct Receipt {
 pub(super) struct Gathered {
     pub(super) ranks: BTreeMap<u32, Receipt>,
     pub(super) complete_since: Option<BootTime>,
+}
+
+impl Gathered {
+    /// The rank whose part will never come, in a sentence.
+    pub(super) fn failure(&self) -> Option<String> {
+        let failed = self.ranks.iter().filter(|(_, receipt)| receipt.root.is_none());
+        failed.filter_map(|(rank, receipt)| Some(format!("rank {rank}: {}", receipt.failed.as_ref()?))).next()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +75,13 @@ pub struct Observations {
     pub(super) requested_since: BTreeMap<AttemptId, BootTime>,
     pub(super) open_since: BTreeMap<(JobId, CheckpointSeq), BootTime>,
     pub(super) unreachable_since: BTreeMap<(GroupId, CheckpointSeq), BootTime>,
+    /// What each rank's newest save cost.
+    pub(super) save_costs: BTreeMap<(AttemptId, u32), SaveCost>,
+    /// Orders that agents say they have carried out.
+    done: BTreeMap<(JobId, CheckpointSeq, ShardTask), BTreeMap<u32, NodeId>>,
+    /// Whether this pass looks after the checkpoints of finished jobs too: there may be many.
+    pub(super) looks_at_finished: bool,
+    finished_looked_at: Option<BootTime>,
 }
 
 impl Observations {
@@ -77,7 +98,38 @@ impl Observations {
             requested_since: BTreeMap::new(),
             open_since: BTreeMap::new(),
             unreachable_since: BTreeMap::new(),
+            save_costs: BTreeMap::new(),
+            done: BTreeMap::new(),
+            looks_at_finished: false,
+            finished_looked_at: None,
         }
+    }
+
+    /// What a rank's newest save cost it.
+    pub fn note_save_cost(&mut self, attempt: AttemptId, rank: u32, cost: SaveCost) {
+        self.save_costs.insert((attempt, rank), cost);
+    }
+
+    /// A node has carried out what it was told to do with a rank's shard. Repeated by agents until the order is gone.
+    pub fn note_done(
+        &mut self,
+        (job, seq): (JobId, CheckpointSeq),
+        rank: u32,
+        task: ShardTask,
+        node: NodeId,
+    ) {
+        self.done.entry((job, seq, task)).or_default().insert(rank, node);
+    }
+
+    /// Whether every rank of the checkpoint is done.
+    pub(super) fn is_done_everywhere(&self, job: JobId, checkpoint: &Checkpoint, task: ShardTask) -> bool {
+        let Some(done) = self.done.get(&(job, checkpoint.seq, task)) else { return false };
+        // By who has the order now: what an earlier one did, it did with a copy that may be gone.
+        let is_done = |shard: &ShardRecord| {
+            let told = shard.ordered(task);
+            told.is_some() && done.get(&shard.rank) == told
+        };
+        !checkpoint.shards.is_empty() && checkpoint.shards.iter().all(is_done)
     }
 
     /// A worker reported a step. Only a higher one is progress.
@@ -113,14 +165,18 @@ impl Observations {
     ) {
         let receipt = self.gathered.entry((job, seq)).or_default().ranks.entry(rank).or_default();
         if receipt.root != Some(root) {
-            *receipt =
-                Receipt { root: Some(root), size_bytes, holders: BTreeSet::new(), staged: receipt.staged };
+            *receipt = Receipt { root: Some(root), size_bytes, staged: receipt.staged, ..Receipt::default() };
         }
         receipt.holders.extend(holders);
     }
 
     pub fn note_staged(&mut self, job: JobId, seq: CheckpointSeq, rank: u32) {
         self.gathered.entry((job, seq)).or_default().ranks.entry(rank).or_default().staged = true;
+    }
+
+    /// A rank's part will never come: its disk is full, or its worker's bytes could not be read.
+    pub fn note_failed(&mut self, job: JobId, seq: CheckpointSeq, rank: u32, why: String) {
+        self.gathered.entry((job, seq)).or_default().ranks.entry(rank).or_default().failed = Some(why);
     }
 
     pub fn receipt(&self, job: JobId, seq: CheckpointSeq, rank: u32) -> Option<&Receipt> {
@@ -142,6 +198,7 @@ impl Observations {
         let running = |id: &AttemptId| phase(id) == Some(AttemptPhase::Running);
         self.progress.retain(|(id, _), _| state.is_current(id));
         self.starting_since.retain(|id, _| starting(id));
+        self.save_costs.retain(|(id, _), _| state.is_current(id));
         self.running_since.retain(|id, _| running(id));
         self.stopping_since.retain(|id, _| stopping(id));
         self.requested_since.retain(|id, _| state.is_current(id));
@@ -149,6 +206,7 @@ impl Observations {
             let checkpoint = state.jobs.get(job).and_then(|job| job.checkpoints.get(seq));
             checkpoint.is_some_and(|checkpoint| checkpoint.state == CheckpointState::Open)
         };
+        self.follow_orders(state, now.boot);
         self.gathered.retain(|key, _| open(key));
         self.open_since.retain(|key, _| open(key));
         self.unreachable_since.retain(|(group, seq), _| {
@@ -160,6 +218,23 @@ impl Observations {
                 self.follow_group(state, job, group, now.boot);
             }
             self.follow_checkpoints(state, job, now.boot);
+        }
+    }
+
+    fn follow_orders(&mut self, state: &ClusterState, now: BootTime) {
+        let sealed = |job: &JobId, seq: &CheckpointSeq| {
+            let checkpoint = state.jobs.get(job).and_then(|job| job.checkpoints.get(seq));
+            checkpoint.filter(|checkpoint| checkpoint.is_sealed())
+        };
+        self.done.retain(|(job, seq, task), _| match (sealed(job, seq), task) {
+            (Some(checkpoint), ShardTask::Prove) => !checkpoint.proven,
+            (Some(checkpoint), _) => checkpoint.stored_at.is_none(),
+            (None, _) => false,
+        });
+        let is_due = self.finished_looked_at.is_none_or(|at| now.since(at) >= FINISHED_EVERY_MS);
+        self.looks_at_finished = is_due;
+        if is_due {
+            self.finished_looked_at = Some(now);
         }
     }
 

@@ -89,6 +89,12 @@ pub(super) fn start(pass: &mut Pass<'_>, job: &Job, group: &Group) {
         if let Some(why) = unheard_of(pass, group) {
             return pass.plan.wait(group.id, why);
         }
+        if let Some((seq, why)) = restore::poisoned(pass, job, group) {
+            let command = Command::QuarantineCheckpoint { job: job.id, seq, reason: why.clone() };
+            pass.plan.push(command, Some(why.clone()));
+            pass.plan.check_in(AGAIN_MS);
+            return pass.plan.wait(group.id, format!("{seq} is being set aside: {why}"));
+        }
         let command =
             Command::GiveUp { group: group.id, reason: reason.clone(), incarnation: pass.incarnation };
         pass.given_up = Some(job.id);

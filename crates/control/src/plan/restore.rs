@@ -1,10 +1,10 @@
 //! Which checkpoint an attempt starts from. "There is none" and "it cannot be read now" are different answers: step
 //! zero is never chosen while any sealed checkpoint exists (invariant 35).
 
-use outlast_types::Cause;
+use outlast_types::{Cause, CauseClass, CheckpointSeq};
 
 use super::{AGAIN_MS, Pass};
-use crate::state::{Attempt, Checkpoint, Command, Group, Job, RestoreDecision};
+use crate::state::{Attempt, Checkpoint, CheckpointState, Command, Group, Job, RestoreDecision};
 
 pub(super) enum Restore {
     From(RestoreDecision),
@@ -60,6 +60,39 @@ fn failed_too_often(group: &Group, checkpoint: &Checkpoint) -> Option<String> {
     };
     let failures = group.attempts.iter().filter(failed).count();
     (failures >= RESTORES_MAX).then(|| format!("{failures} attempts could not restore it"))
+}
+
+/// Attempts in a row that ended alike after the same checkpoint, before the checkpoint is suspected.
+const POISON_TRIES: usize = 3;
+
+/// The checkpoint that every attempt dies of, when the job would be given up otherwise and an older one can be read: its
+/// bytes are what was saved, but what was saved may be no good (a NaN, a half-written file). Once: where the older one
+/// does not help either, it is the program.
+pub(super) fn poisoned(pass: &Pass<'_>, job: &Job, group: &Group) -> Option<(CheckpointSeq, String)> {
+    let newest = group.newest()?;
+    let (seq, cause) = (newest.restore.from?, newest.cause.as_ref()?);
+    let is_alike = |attempt: &&Attempt| {
+        attempt.restore.from == Some(seq)
+            && attempt.cause.as_ref().is_some_and(|other| other.code() == cause.code())
+    };
+    let tries = group.attempts.iter().rev().take_while(is_alike).count();
+    if tries < POISON_TRIES || cause.class() != CauseClass::User {
+        return None;
+    }
+    let recency = job.checkpoints.get(&seq)?.recency();
+    let is_second = |other: &Checkpoint| {
+        other.attempt.group == group.id
+            && other.state == CheckpointState::Quarantined
+            && other.recency() > recency
+    };
+    let has_older = job
+        .sealed_of(group.id.index)
+        .into_iter()
+        .any(|other| other.recency() < recency && pass.state.is_good(other));
+    if !has_older || job.checkpoints.values().any(is_second) {
+        return None;
+    }
+    Some((seq, format!("{tries} attempts in a row that started from it ended with {}", cause.code())))
 }
 
 /// A rank whose bytes nobody has any more: every disk that held them was replaced.

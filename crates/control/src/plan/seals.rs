@@ -55,6 +55,10 @@ fn plan_one(pass: &mut Pass<'_>, job: &Job, checkpoint: &Checkpoint, peers: &BTr
         return;
     }
     let Some(gathered) = pass.seen.gathered.get(&key) else { return };
+    if let Some(reason) = gathered.failure() {
+        let command = Command::AbortCheckpoint { job: job.id, seq: checkpoint.seq, reason: reason.clone() };
+        return pass.plan.push(command, Some(reason));
+    }
     let Some(shards) = complete(pass, checkpoint, gathered) else { return };
     let Some((durability, degraded)) = level(pass, job, gathered, &shards, peers) else { return };
     pass.plan.seals.push(PlannedSeal {

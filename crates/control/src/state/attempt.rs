@@ -163,6 +163,9 @@ pub struct Attempt {
     pub checkpoint_requested: bool,
     /// A checkpoint with this number or a higher one was opened after that request.
     pub checkpoint_requested_from: Option<CheckpointSeq>,
+    /// The newest step whose checkpoint was skipped, for all ranks alike.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped_step: Option<u64>,
 }
 
 impl Attempt {

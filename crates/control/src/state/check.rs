@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     AssignmentPhase, Attempt, AttemptPhase, Checkpoint, CheckpointState, ClusterState, Group, Job, JobState,
-    NodeCondition,
+    NodeCondition, ShardTask,
 };
 
 type Broken = Vec<String>;
@@ -24,6 +24,7 @@ impl ClusterState {
             for checkpoint in job.checkpoints.values() {
                 self.invariant_24_only_the_current_attempt_has_open_checkpoints(checkpoint, &mut broken);
                 invariant_33_sealed_means_complete(checkpoint, &mut broken);
+                self.invariant_50_orders_are_for_who_can_carry_them_out(checkpoint, &mut broken);
             }
             for group in &job.groups {
                 invariant_21_numbers_only_grow(group, &mut broken);
@@ -87,6 +88,26 @@ impl ClusterState {
                         "30: nobody answers for rank {} of {} on {}",
                         seat.rank, attempt.id, node.id
                     ));
+                }
+            }
+        }
+    }
+
+    /// Or the repair would wait for ever.
+    fn invariant_50_orders_are_for_who_can_carry_them_out(
+        &self,
+        checkpoint: &Checkpoint,
+        broken: &mut Broken,
+    ) {
+        for shard in &checkpoint.shards {
+            for order in &shard.orders {
+                let (node, rank, task) = (&order.node, shard.rank, order.task.as_str());
+                let lives = self.nodes.get(node).is_some_and(|node| node.condition != NodeCondition::Lost);
+                let holds = shard.holders.iter().any(|holder| holder.node == *node);
+                let alone = shard.orders.iter().filter(|other| other.task == order.task).count() == 1;
+                let fits = order.task == ShardTask::Copy || holds;
+                if !(checkpoint.is_sealed() && lives && fits && alone) {
+                    broken.push(format!("50: {node} cannot {task} rank {rank} of {}", checkpoint.seq));
                 }
             }
         }

@@ -27,8 +27,10 @@ impl Limits {
     pub const REQUEST_WINDOW_MS: u64 = 24 * 3_600_000;
     pub const JOBS_MAX: usize = 100_000;
     pub const NODES_MAX: usize = 10_000;
-    /// Open checkpoints of one job.
-    pub const OPEN_CHECKPOINTS_MAX: usize = 8;
+    /// Open checkpoints of one attempt: one being written, one being copied. A third is skipped or waits.
+    pub const OPEN_CHECKPOINTS_MAX: usize = 2;
+    /// An open checkpoint older than this (leader's clock) holds no newer one up: a rank of it will never come.
+    pub const OPEN_CHECKPOINT_STUCK_MS: u64 = 5 * 60_000;
     /// Retired, aborted and quarantined records that a job keeps for its history.
     pub const OLD_CHECKPOINTS_KEPT: usize = 50;
     /// Clusters that a recovered one goes on from; an agent that was away for longer needs a new folder.

@@ -8,7 +8,9 @@ use outlast_types::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Bundle, ExitRecord, Holder, Incarnation, NodeFeatures, RestoreDecision, Rung};
+use super::{
+    Bundle, ChosenInterval, ExitRecord, Holder, Incarnation, NodeFeatures, RestoreDecision, Rung, ShardTask,
+};
 
 /// A command with who, when, from where and why: the entry in the log is the audit record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +112,28 @@ pub enum Observation {
     /// This node now has the bundle.
     BundleHeld {
         digest: Digest,
+    },
+    /// This node now has a sealed rank's bytes, verified and durable. `attempt` is the one that wrote them.
+    ShardHeld {
+        attempt: AttemptId,
+        seq: CheckpointSeq,
+        rank: u32,
+        root: Digest,
+    },
+    /// This node's copy is damaged or gone: it holds the shard no more.
+    ShardLost {
+        attempt: AttemptId,
+        seq: CheckpointSeq,
+        rank: u32,
+        root: Digest,
+        reason: String,
+    },
+    /// This node could not make the copy that it was told to make.
+    CopyFailed {
+        attempt: AttemptId,
+        seq: CheckpointSeq,
+        rank: u32,
+        reason: String,
     },
 }
 
@@ -245,6 +269,9 @@ pub enum Command {
     OpenCheckpoint {
         attempt: AttemptId,
         step: u64,
+        /// Wait for a turn, whatever the job says of busy times: this one must not be skipped.
+        #[serde(default, skip_serializing_if = "is_false")]
+        in_turn: bool,
     },
     /// Leader only. The commit point: fenced by attempt, complete, every holder still that holder.
     SealCheckpoint {
@@ -275,6 +302,37 @@ pub enum Command {
         seq: CheckpointSeq,
         pinned: bool,
     },
+    /// Leader only: tells nodes what to do with ranks of a sealed checkpoint. One command for all ranks of a kind.
+    OrderShards {
+        job: JobId,
+        seq: CheckpointSeq,
+        task: ShardTask,
+        /// Rank and node.
+        orders: Vec<(u32, NodeId)>,
+        incarnation: Incarnation,
+    },
+    /// Leader only: how often the group saves from now on.
+    SetInterval {
+        group: GroupId,
+        interval: ChosenInterval,
+        incarnation: Incarnation,
+    },
+    /// Leader only: a holder of every rank has read its copy back.
+    ProveCheckpoint {
+        job: JobId,
+        seq: CheckpointSeq,
+        incarnation: Incarnation,
+    },
+    /// Leader only: the object store has every rank, the manifest and the commit record.
+    StoreCheckpoint {
+        job: JobId,
+        seq: CheckpointSeq,
+        incarnation: Incarnation,
+    },
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Why a command changed nothing.
@@ -313,5 +371,9 @@ pub enum Response {
     JobSubmitted(JobId),
     AttemptStarted(AttemptId),
     CheckpointOpened(CheckpointSeq),
+    /// Not this step, for no rank of the gang: earlier ones are still being written.
+    CheckpointSkipped {
+        step: u64,
+    },
     Refused(Refusal),
 }

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use outlast_types::{AttemptId, Cause, CheckpointSeq, ClusterId, CoordinatorId, ExitStatus, JobId, NodeId};
+use outlast_types::{
+    AttemptId, Cause, CheckpointSeq, ClusterId, CoordinatorId, Durability, ExitStatus, GroupId, JobId, NodeId,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{JobState, Outcome, Rung};
@@ -39,6 +41,14 @@ pub enum Event {
     CheckpointQuarantined { job: JobId, seq: CheckpointSeq, reason: String },
     CheckpointRetired { job: JobId, seq: CheckpointSeq },
     CheckpointPinned { job: JobId, seq: CheckpointSeq, pinned: bool },
+    CheckpointStale { job: JobId, seq: CheckpointSeq, step: u64 },
+    IntervalChosen { group: GroupId, every_ms: u64 },
+    CheckpointProven { job: JobId, seq: CheckpointSeq },
+    CheckpointRaised { job: JobId, seq: CheckpointSeq, durability: Durability },
+    ShardCopyOrdered { job: JobId, seq: CheckpointSeq, rank: u32, node: NodeId },
+    ShardCopied { job: JobId, seq: CheckpointSeq, rank: u32, node: NodeId },
+    ShardCopyFailed { job: JobId, seq: CheckpointSeq, rank: u32, node: NodeId, reason: String },
+    ShardDamaged { job: JobId, seq: CheckpointSeq, rank: u32, node: NodeId, reason: String },
 }
 
 impl Event {
@@ -74,6 +84,14 @@ impl Event {
             Event::CheckpointQuarantined { .. } => "checkpoint_quarantined",
             Event::CheckpointRetired { .. } => "checkpoint_retired",
             Event::CheckpointPinned { .. } => "checkpoint_pinned",
+            Event::CheckpointStale { .. } => "checkpoint_stale",
+            Event::IntervalChosen { .. } => "interval_chosen",
+            Event::CheckpointProven { .. } => "checkpoint_proven",
+            Event::CheckpointRaised { .. } => "checkpoint_raised",
+            Event::ShardCopyOrdered { .. } => "shard_copy_ordered",
+            Event::ShardCopied { .. } => "shard_copied",
+            Event::ShardCopyFailed { .. } => "shard_copy_failed",
+            Event::ShardDamaged { .. } => "shard_damaged",
         }
     }
 
@@ -104,7 +122,15 @@ impl Event {
             | Event::CheckpointAborted { job, .. }
             | Event::CheckpointQuarantined { job, .. }
             | Event::CheckpointRetired { job, .. }
-            | Event::CheckpointPinned { job, .. } => Some(*job),
+            | Event::CheckpointPinned { job, .. }
+            | Event::CheckpointStale { job, .. }
+            | Event::CheckpointProven { job, .. }
+            | Event::CheckpointRaised { job, .. }
+            | Event::ShardCopyOrdered { job, .. }
+            | Event::ShardCopied { job, .. }
+            | Event::ShardCopyFailed { job, .. }
+            | Event::ShardDamaged { job, .. } => Some(*job),
+            Event::IntervalChosen { group, .. } => Some(group.job),
             other => other.attempt().map(|attempt| attempt.group.job),
         }
     }
@@ -115,7 +141,11 @@ impl Event {
             | Event::NodeLost { node }
             | Event::NodeChanged { node, .. }
             | Event::WorkerStarted { node, .. }
-            | Event::WorkerExited { node, .. } => Some(node),
+            | Event::WorkerExited { node, .. }
+            | Event::ShardCopyOrdered { node, .. }
+            | Event::ShardCopied { node, .. }
+            | Event::ShardCopyFailed { node, .. }
+            | Event::ShardDamaged { node, .. } => Some(node),
             _ => None,
         }
     }
@@ -192,6 +222,37 @@ impl fmt::Display for Event {
             }
             Event::CheckpointPinned { job, seq, pinned: false } => {
                 write!(f, "checkpoint {seq} of {job} was unpinned")
+            }
+            Event::CheckpointStale { job, seq, step } => {
+                write!(
+                    f,
+                    "checkpoint {seq} of {job} at step {step} has the very bytes of the one before it: does the program \
+                     save what it trains?"
+                )
+            }
+            Event::IntervalChosen { group, every_ms } => {
+                write!(f, "group {group} saves every {:.0} s from now on", *every_ms as f64 / 1_000.0)
+            }
+            Event::CheckpointProven { job, seq } => {
+                write!(f, "checkpoint {seq} of {job} was read back from the disks: it is proven")
+            }
+            Event::CheckpointRaised { job, seq, durability } => {
+                write!(f, "checkpoint {seq} of {job} is {} now", durability.as_str())
+            }
+            Event::ShardCopyOrdered { job, seq, rank, node } => {
+                write!(
+                    f,
+                    "node {node} was told to copy rank {rank} of {seq} of {job}: too few places have it"
+                )
+            }
+            Event::ShardCopied { job, seq, rank, node } => {
+                write!(f, "node {node} has a copy of rank {rank} of {seq} of {job}")
+            }
+            Event::ShardCopyFailed { job, seq, rank, node, reason } => {
+                write!(f, "node {node} could not copy rank {rank} of {seq} of {job}: {reason}")
+            }
+            Event::ShardDamaged { job, seq, rank, node, reason } => {
+                write!(f, "node {node} lost its copy of rank {rank} of {seq} of {job}: {reason}")
             }
         }
     }

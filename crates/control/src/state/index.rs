@@ -1,17 +1,23 @@
-//! What can be derived from the state but is asked too often to be searched for: who holds what on a node, which jobs
-//! still need attention, which names are taken, what failed lately. Never stored: rebuilt when a state is decoded, kept up by `apply`.
+//! What can be derived from the state but is asked too often to be searched for: who holds what on a node, what it was
+//! told to do with shards, which jobs still need attention, which names are taken, what failed lately. Never stored:
+//! rebuilt when a state is decoded, kept up by `apply`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use outlast_types::{AttemptId, CauseClass, JobId, NodeId, WallTime};
+use outlast_types::{AttemptId, CauseClass, CheckpointSeq, JobId, NodeId, WallTime};
 
-use super::{Attempt, ClusterState, Job};
+use super::{Attempt, ClusterState, Job, ShardTask};
+
+/// One order: which rank of which checkpoint, and what.
+pub(crate) type OrderKey = (JobId, CheckpointSeq, u32, ShardTask);
 
 /// Derived from `ClusterState::jobs`; a planner pass and a heartbeat cost what is active, not what is remembered.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub(crate) struct Index {
     /// Held assignments by node.
     pub(crate) held: BTreeMap<NodeId, BTreeSet<(AttemptId, u32)>>,
+    /// What nodes were told to do with shards.
+    pub(crate) orders: BTreeMap<NodeId, BTreeSet<OrderKey>>,
     /// Held assignments of a job, counted.
     held_count: BTreeMap<JobId, usize>,
     /// Jobs that are not final, or that still hold something.
@@ -52,6 +58,18 @@ impl Index {
             if *count == 0 {
                 self.held_count.remove(&job);
             }
+        }
+    }
+
+    pub(crate) fn order(&mut self, node: &NodeId, key: OrderKey) {
+        self.orders.entry(node.clone()).or_default().insert(key);
+    }
+
+    pub(crate) fn unorder(&mut self, node: &NodeId, key: &OrderKey) {
+        let Some(orders) = self.orders.get_mut(node) else { return };
+        orders.remove(key);
+        if orders.is_empty() {
+            self.orders.remove(node);
         }
     }
 
@@ -115,6 +133,13 @@ impl ClusterState {
                     index.hold(&assignment.node, attempt.id, assignment.rank);
                 }
                 index.note_failure(attempt);
+            }
+            for checkpoint in job.checkpoints.values() {
+                for shard in &checkpoint.shards {
+                    for order in &shard.orders {
+                        index.order(&order.node, (job.id, checkpoint.seq, shard.rank, order.task));
+                    }
+                }
             }
             index.file(job);
         }

@@ -60,6 +60,18 @@ pub struct GroupTotals {
     pub ended: BTreeMap<String, u64>,
 }
 
+/// An interval between checkpoints, with its reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChosenInterval {
+    pub every_ms: u64,
+    /// How long a save keeps the slowest rank from training.
+    pub cost_ms: u64,
+    /// The mean time between failures that it was chosen for.
+    pub mtbf_ms: u64,
+    /// Failures in the group's history.
+    pub failures: u64,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {
     pub id: GroupId,
@@ -73,6 +85,9 @@ pub struct Group {
     pub infrastructure_failures: FailureBudget,
     /// No new attempt before this time (leader's wall clock; a bound, not a safety rule).
     pub not_before: Option<WallTime>,
+    /// How often it saves, where the job leaves that to us and something was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<ChosenInterval>,
     /// The group is over: its last attempt succeeded, or it was given up.
     pub done: bool,
 }

@@ -20,7 +20,7 @@ mod query;
 pub use attempt::{
     Assignment, AssignmentPhase, Attempt, AttemptPhase, ExitRecord, Outcome, RestoreDecision, Rung,
 };
-pub use checkpoint::{Checkpoint, CheckpointState, Holder, ShardRecord, Tier};
+pub use checkpoint::{Checkpoint, CheckpointState, Holder, ShardOrder, ShardRecord, ShardTask, Tier};
 pub use cluster::{ClusterConfig, ClusterState, CoordinatorRecord, Incarnation, Limits};
 pub use codec::{
     DecodeError, FORMAT_VERSION, decode_batch, decode_response, decode_state, encode_batch, encode_response,
@@ -30,5 +30,5 @@ pub use command::{
     AdoptedWorker, Command, Envelope, Observation, Placed, Refusal, Registration, Response, SealedShard,
 };
 pub use event::Event;
-pub use job::{Bundle, FailureBudget, Group, GroupTotals, Job, JobState};
+pub use job::{Bundle, ChosenInterval, FailureBudget, Group, GroupTotals, Job, JobState};
 pub use node::{Node, NodeCondition, NodeFeatures};

@@ -4,10 +4,13 @@
 use std::collections::BTreeSet;
 
 use outlast_types::{
-    AttemptId, Durability, GroupId, JobId, JobSpec, Millis, NodeId, NodeResources, WallTime,
+    AttemptId, CheckpointSeq, Durability, GroupId, JobId, JobSpec, Millis, NodeId, NodeResources, WallTime,
 };
 
-use super::{Assignment, Attempt, Checkpoint, ClusterState, Group, Holder, Job, Node, NodeCondition};
+use super::{
+    Assignment, Attempt, Checkpoint, CheckpointState, ClusterState, Group, Holder, Job, Node, NodeCondition,
+    ShardRecord, ShardTask,
+};
 
 impl Group {
     /// Any attempt that is still in the history.
@@ -153,6 +156,53 @@ impl ClusterState {
     pub fn live_domains(&self) -> BTreeSet<String> {
         let live = self.nodes.values().filter(|node| node.condition == NodeCondition::Registered);
         live.map(Node::failure_domain).collect()
+    }
+
+    /// What the copies that are there now amount to; `None` where a rank of it cannot be read at present.
+    pub fn durability_now(&self, checkpoint: &Checkpoint) -> Option<Durability> {
+        if !matches!(checkpoint.state, CheckpointState::Sealed | CheckpointState::Quarantined) {
+            return None;
+        }
+        if checkpoint.stored_at.is_some() {
+            return Some(Durability::Stored);
+        }
+        let domains = checkpoint.shards.iter().map(|shard| self.live_domains_of(&shard.holders));
+        match domains.min() {
+            None | Some(0) => None,
+            Some(1) => Some(Durability::Local),
+            Some(_) => Some(Durability::Replicated),
+        }
+    }
+
+    /// The sealed checkpoints that the log believes this node has shards of, on the disk that it has now. Searches all
+    /// jobs: for the beginning of a session, not for every entry.
+    pub fn held_by_log(&self, node: &NodeId) -> Vec<(JobId, CheckpointSeq)> {
+        let is_here = |holder: &Holder| holder.node == *node && self.is_live_holder(holder);
+        let holds = |checkpoint: &&Checkpoint| {
+            let mut holders = checkpoint.shards.iter().flat_map(|shard| &shard.holders);
+            checkpoint.is_sealed() && holders.any(is_here)
+        };
+        let of_job = |job: &Job| {
+            let held = job.checkpoints.values().filter(holds);
+            held.map(|checkpoint| (job.id, checkpoint.seq)).collect::<Vec<_>>()
+        };
+        self.jobs.values().flat_map(of_job).collect()
+    }
+
+    /// The level that the job's checkpoints should have now.
+    pub fn durability_wanted(&self, spec: &JobSpec) -> Durability {
+        Self::wanted_durability(spec, self.live_domains().len())
+    }
+
+    /// What a node was told to do with shards, with the checkpoint of each.
+    pub fn orders_of(
+        &self,
+        node: &NodeId,
+    ) -> impl Iterator<Item = (ShardTask, &Checkpoint, &ShardRecord)> + use<'_> {
+        self.index.orders.get(node).into_iter().flatten().filter_map(|(job, seq, rank, task)| {
+            let checkpoint = self.jobs.get(job)?.checkpoints.get(seq)?;
+            Some((*task, checkpoint, checkpoint.shard(*rank)?))
+        })
     }
 
     /// The level that a seal of this job should reach, given the failure domains that are alive. Where the job says

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 
 use outlast_control::state::{
     AttemptPhase, Checkpoint, ClusterState, Command, Incarnation, Observation, Response, RestoreDecision,
-    Rung, decode_state, encode_state,
+    Rung, ShardTask, decode_state, encode_state,
 };
 use outlast_types::{AttemptId, Cause, CheckpointSeq, CoordinatorId, DiskId, ExitStatus, GroupId, JobId};
 use proptest::prelude::*;
 use serde_json::json;
 
-use crate::world::{World, adopted, exit, job_spec, node, registration};
+use crate::world::{World, adopted, exit, job_spec, node, registration, root};
 
 const NODES: u64 = 4;
 
@@ -79,6 +79,14 @@ enum Action {
         which: usize,
         what: u8,
     },
+    /// An order, its end, or what a node says of a shard; see `Sim::shard`.
+    Shard {
+        job: u64,
+        which: usize,
+        node: u64,
+        rank: u32,
+        what: u8,
+    },
     Leader {
         coordinator: u64,
     },
@@ -120,6 +128,8 @@ fn action() -> impl Strategy<Value = Action> {
         3 => (j(), 0usize..9, n(), n())
             .prop_map(|(job, which, holder, second)| Action::BareSeal { job, which, holder, second }),
         2 => (j(), 0usize..9, 0u8..5).prop_map(|(job, which, what)| Action::Checkpoint { job, which, what }),
+        5 => (j(), 0usize..4, n(), 0u32..3, 0u8..8)
+            .prop_map(|(job, which, node, rank, what)| Action::Shard { job, which, node, rank, what }),
         1 => (1u64..4).prop_map(|coordinator| Action::Leader { coordinator }),
         1 => (j(), n()).prop_map(|(job, node)| Action::StaleLeader { job, node }),
         1 => Just(Action::Recover),
@@ -216,6 +226,7 @@ impl Sim {
                     _ => Command::PinCheckpoint { job, seq, pinned: false },
                 });
             }
+            Action::Shard { job, which, node: n, rank, what } => self.shard(*job, *which, *n, *rank, *what),
             Action::Leader { coordinator } => {
                 self.send(Command::Barrier { coordinator: CoordinatorId(*coordinator) })
             }
@@ -232,6 +243,30 @@ impl Sim {
 
     fn send(&mut self, command: Command) {
         self.world.send(command);
+    }
+
+    /// Orders, and what agents say of shards: true or not, late or not, it must do no harm.
+    fn shard(&mut self, job: u64, which: usize, n: u64, rank: u32, what: u8) {
+        let Some(seq) = self.seq(job, which) else { return };
+        let (job, incarnation) = (JobId(job), self.world.incarnation());
+        let checkpoint = &self.world.state.jobs[&job].checkpoints[&seq];
+        let (attempt, reason) = (checkpoint.attempt, "test".to_owned());
+        let root = checkpoint.shard(rank).map_or(root(0), |shard| shard.root);
+        let order =
+            |task| Command::OrderShards { job, seq, task, orders: vec![(rank, node(n))], incarnation };
+        let observation = match what {
+            0 => return self.send(order(ShardTask::Copy)),
+            1 => return self.send(order(ShardTask::Prove)),
+            2 => return self.send(order(ShardTask::Store)),
+            3 => return self.send(Command::ProveCheckpoint { job, seq, incarnation }),
+            4 => return self.send(Command::StoreCheckpoint { job, seq, incarnation }),
+            5 => Observation::ShardHeld { attempt, seq, rank, root },
+            6 => Observation::ShardLost { attempt, seq, rank, root, reason },
+            _ => Observation::CopyFailed { attempt, seq, rank, reason },
+        };
+        let record = &self.world.state.nodes[&node(n)];
+        let (registration, first) = (record.registration, record.observed + 1);
+        self.send(Command::Observe { node: node(n), registration, first, observations: vec![observation] });
     }
 
     fn submit(&mut self, kind: u8, workers: u8, exclusive: bool, gpus: u8) {
@@ -311,7 +346,7 @@ impl Sim {
     fn open(&mut self, job: u64, step: u64, stale: bool) {
         let Some(current) = self.current(job) else { return };
         let number = if stale { current.number.saturating_sub(1) } else { current.number };
-        self.send(Command::OpenCheckpoint { attempt: AttemptId { number, ..current }, step });
+        self.send(Command::OpenCheckpoint { attempt: AttemptId { number, ..current }, step, in_turn: false });
     }
 
     fn stale_leader(&mut self, job: u64, n: u64) {

@@ -7,4 +7,5 @@ mod plan_rules;
 mod scale;
 mod state_rules;
 mod transcript;
+mod upkeep_rules;
 mod world;

@@ -322,7 +322,8 @@ fn retention_keeps_what_the_job_asked_for() {
     let mut world = World::new(2);
     let a = world.running_job("a", &json!({"checkpoint": {"keep": 2}}));
     for step in 1..=6 {
-        world.sealed(a, step, &[1, 2]);
+        let seq = world.sealed(a, step, &[1, 2]);
+        world.prove(seq);
     }
     world.pass();
     let sealed: Vec<u64> = world.state.jobs[&JobId(1)].sealed_of(0).iter().map(|c| c.step).collect();

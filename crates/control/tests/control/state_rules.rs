@@ -6,7 +6,7 @@ use outlast_control::state::{
     encode_state,
 };
 use outlast_types::{
-    Actor, Cause, CoordinatorId, DiskId, ExitStatus, JobId, RegistrationId, RequestId, WallTime,
+    Actor, Cause, CoordinatorId, DiskId, Durability, ExitStatus, JobId, RegistrationId, RequestId, WallTime,
 };
 use serde_json::json;
 
@@ -446,7 +446,7 @@ fn invariant_24_only_the_current_attempt_opens_and_seals() {
     assert_eq!(world.open(a, 10), seq, "idempotent by attempt and step");
     world.exited(a, 0, ExitStatus::Code(1));
     assert!(
-        is_fenced(&world.refused(Command::OpenCheckpoint { attempt: a, step: 11 })),
+        is_fenced(&world.refused(Command::OpenCheckpoint { attempt: a, step: 11, in_turn: false })),
         "Stopping opens nothing"
     );
     let seal = world.seal_of(a, seq, &[1, 2]);
@@ -470,7 +470,7 @@ fn invariant_24_only_the_current_attempt_opens_and_seals() {
     world.pass();
     let b = attempt(1, 2);
     assert_eq!(world.state.attempt(&b).and_then(|b| b.restore.from), Some(seq));
-    assert!(is_fenced(&world.refused(Command::OpenCheckpoint { attempt: a, step: 20 })));
+    assert!(is_fenced(&world.refused(Command::OpenCheckpoint { attempt: a, step: 20, in_turn: false })));
 }
 
 #[test]
@@ -521,13 +521,37 @@ fn invariant_34_a_seal_aborts_older_steps_and_forbids_them() {
     let seal = world.seal_of(a, new, &[1, 2]);
     world.does(seal);
     assert_eq!(world.state.jobs[&JobId(1)].checkpoints[&old].state, CheckpointState::Aborted);
-    assert!(is_conflict(&world.refused(Command::OpenCheckpoint { attempt: a, step: 20 })));
-    for step in 21..40 {
-        world.open(a, step);
-    }
-    let open =
-        world.state.jobs[&JobId(1)].checkpoints.values().filter(|c| c.state == CheckpointState::Open).count();
-    assert_eq!(open, Limits::OPEN_CHECKPOINTS_MAX);
+    assert!(is_conflict(&world.refused(Command::OpenCheckpoint { attempt: a, step: 20, in_turn: false })));
+}
+
+#[test]
+fn a_third_checkpoint_at_a_time_is_skipped_by_the_whole_gang_or_waits_as_the_job_says() {
+    let mut world = World::new(2);
+    let a = world.running_job("a", &json!({}));
+    let first = world.open(a, 10);
+    world.open(a, 20);
+    let ask = |step| Command::OpenCheckpoint { attempt: a, step, in_turn: false };
+    assert_eq!(world.does(ask(30)), Response::CheckpointSkipped { step: 30 });
+    world.does(world.seal_of(a, first, &[1, 2]));
+    assert_eq!(
+        world.does(ask(30)),
+        Response::CheckpointSkipped { step: 30 },
+        "a rank that asks later skips too"
+    );
+    world.open(a, 40);
+    world.wait(Limits::OPEN_CHECKPOINT_STUCK_MS);
+    let open = |world: &World| {
+        let open = world.state.jobs[&JobId(1)].checkpoints.values();
+        open.filter(|c| c.state == CheckpointState::Open).map(|c| c.step).collect::<Vec<_>>()
+    };
+    world.open(a, 50);
+    assert_eq!(open(&world), [40, 50], "what is stuck holds nothing up");
+
+    let b = world.running_job("b", &json!({"checkpoint": {"keep": 1, "on_busy": "wait"}}));
+    world.open(b, 10);
+    world.open(b, 20);
+    let busy = world.refused(Command::OpenCheckpoint { attempt: b, step: 30, in_turn: false });
+    assert!(matches!(busy, Refusal::Exhausted { .. }), "{busy}");
 }
 
 #[test]
@@ -554,7 +578,9 @@ fn invariant_36_the_last_good_checkpoint_is_never_retired_nor_a_pinned_or_needed
     assert!(is_conflict(&world.refused(retire(first))));
     let second = world.sealed(a, 2, &[1, 2]);
     assert!(is_conflict(&world.refused(retire(first))), "keep is 2");
-    world.sealed(a, 3, &[1, 2]);
+    let third = world.sealed(a, 3, &[1, 2]);
+    assert!(is_conflict(&world.refused(retire(first))), "no newer one was read back");
+    world.prove(third);
     world.does(Command::PinCheckpoint { job: JobId(1), seq: first, pinned: true });
     assert!(is_conflict(&world.refused(retire(first))), "pinned");
     world.does(Command::PinCheckpoint { job: JobId(1), seq: first, pinned: false });
@@ -571,6 +597,7 @@ fn a_degraded_checkpoint_never_justifies_retiring_another() {
     let first = world.sealed(a, 1, &[1, 2]);
     for step in 2..8 {
         let seq = world.open(a, step);
+        world.prove(first);
         let mut seal = world.seal_of(a, seq, &[1]);
         if let Command::SealCheckpoint { degraded, .. } = &mut seal {
             *degraded = true;
@@ -581,16 +608,26 @@ fn a_degraded_checkpoint_never_justifies_retiring_another() {
 }
 
 #[test]
-fn local_checkpoints_are_retired_when_restored_from_or_when_a_surplus_is_newer() {
-    let mut world = World::new(1);
-    let a = world.running_job("a", &json!({"checkpoint": {"keep": 1, "durability": "local"}}));
-    let first = world.sealed(a, 1, &[1]);
-    world.sealed(a, 2, &[1]);
-    world.sealed(a, 3, &[1]);
-    let retire = Command::RetireCheckpoint { job: JobId(1), seq: first };
-    assert!(is_conflict(&world.refused(retire.clone())), "nothing newer is proven");
-    world.sealed(a, 4, &[1]);
-    world.does(retire);
+fn a_job_whose_policy_is_stored_keeps_what_the_store_has_not_within_a_bound() {
+    let mut world = World::new(2);
+    let a = world.running_job("a", &json!({"checkpoint": {"keep": 1, "durability": "stored"}}));
+    let first = world.sealed(a, 1, &[1, 2]);
+    let second = world.sealed(a, 2, &[1, 2]);
+    world.prove(second);
+    let retire = |seq| Command::RetireCheckpoint { job: JobId(1), seq };
+    assert!(is_conflict(&world.refused(retire(first))), "the store has nothing newer");
+    let incarnation = world.incarnation();
+    world.does(Command::StoreCheckpoint { job: JobId(1), seq: second, incarnation });
+    assert_eq!(world.state.jobs[&JobId(1)].checkpoints[&second].durability, Some(Durability::Stored));
+    world.does(retire(first));
+    for step in 3..=10 {
+        let seq = world.sealed(a, step, &[1, 2]);
+        world.prove(seq);
+        assert!(is_conflict(&world.refused(retire(second))), "the store is out of reach: step {step}");
+    }
+    let last = world.sealed(a, 11, &[1, 2]);
+    world.prove(last);
+    world.does(retire(second));
 }
 
 #[test]

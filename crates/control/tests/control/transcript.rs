@@ -102,7 +102,7 @@ impl Transcript {
 
     fn checkpoint(&mut self, number: u64, step: u64, holders: &[u64]) {
         let attempt = attempt(1, number);
-        self.does(Command::OpenCheckpoint { attempt, step });
+        self.does(Command::OpenCheckpoint { attempt, step, in_turn: false });
         let (seq, _) = self.world.state.jobs[&JobId(1)].checkpoints.last_key_value().expect("just opened");
         let seq = *seq;
         self.world.receive(attempt, seq, holders);
@@ -147,7 +147,7 @@ fn a_job_outlives_its_worker_and_its_node() {
     t.world.wait(1_000);
     t.checkpoint(3, 300, &[2, 3]);
     t.note("the last checkpoint is still on its way when the workers end");
-    t.does(Command::OpenCheckpoint { attempt: attempt(1, 3), step: 400 });
+    t.does(Command::OpenCheckpoint { attempt: attempt(1, 3), step: 400, in_turn: false });
     t.exit(3, 0, ExitStatus::Code(0));
     t.exit(3, 1, ExitStatus::Code(0));
     t.release(3, 0);

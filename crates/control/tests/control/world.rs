@@ -283,7 +283,7 @@ impl World {
     }
 
     pub(crate) fn open(&mut self, attempt: AttemptId, step: u64) -> CheckpointSeq {
-        match self.does(Command::OpenCheckpoint { attempt, step }) {
+        match self.does(Command::OpenCheckpoint { attempt, step, in_turn: false }) {
             Response::CheckpointOpened(seq) => seq,
             other => panic!("{other:?}"),
         }
@@ -310,6 +310,12 @@ impl World {
         let seq = self.open(attempt, step);
         self.does(self.seal_of(attempt, seq, holders));
         seq
+    }
+
+    /// A holder of every rank has read it back.
+    pub(crate) fn prove(&mut self, seq: CheckpointSeq) {
+        let incarnation = self.incarnation();
+        self.does(Command::ProveCheckpoint { job: JobId(1), seq, incarnation });
     }
 
     pub(crate) fn receive(&mut self, attempt: AttemptId, seq: CheckpointSeq, holders: &[u64]) {

@@ -264,6 +264,7 @@ mod tests {
             graceful_stop: false,
             checkpoint_requested: false,
             checkpoint_requested_from: None,
+            skipped_step: None,
         }
     }
 

@@ -24,14 +24,19 @@ impl Subject {
     /// `None`: nothing that a plan holds.
     pub(super) fn of(command: &Command) -> Option<Self> {
         Some(match command {
-            Command::StartAttempt { group, .. } | Command::GiveUp { group, .. } => Subject::Group(*group),
+            Command::StartAttempt { group, .. }
+            | Command::GiveUp { group, .. }
+            | Command::SetInterval { group, .. } => Subject::Group(*group),
             Command::StopAttempt { attempt, .. }
             | Command::EndAttempt { attempt, .. }
             | Command::RequestCheckpoint { attempt, .. } => Subject::Group(attempt.group),
             Command::SealCheckpoint { job, seq, .. }
             | Command::AbortCheckpoint { job, seq, .. }
             | Command::RetireCheckpoint { job, seq }
-            | Command::QuarantineCheckpoint { job, seq, .. } => Subject::Checkpoint(*job, *seq),
+            | Command::QuarantineCheckpoint { job, seq, .. }
+            | Command::OrderShards { job, seq, .. }
+            | Command::ProveCheckpoint { job, seq, .. }
+            | Command::StoreCheckpoint { job, seq, .. } => Subject::Checkpoint(*job, *seq),
             Command::ExpireJob { job, .. } => Subject::Job(*job),
             Command::QuarantineNode { node, .. } => Subject::Node(node.clone()),
             _ => return None,

@@ -183,9 +183,11 @@ impl LeaseLoop {
                 continue;
             }
             self.note_health(&node, heartbeat.health.clone());
-            if !heartbeat.progress.is_empty() || !heartbeat.receipts.is_empty() {
+            if !heartbeat.progress.is_empty() || !heartbeat.receipts.is_empty() || !heartbeat.done.is_empty()
+            {
                 let (progress, receipts) = (heartbeat.progress.clone(), heartbeat.receipts.clone());
-                let _ = self.soft.try_send(SoftState { at, progress, receipts });
+                let done = heartbeat.done.clone();
+                let _ = self.soft.try_send(SoftState { at, node, progress, receipts, done });
             }
         }
     }

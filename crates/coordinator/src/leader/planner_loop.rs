@@ -7,9 +7,9 @@ use std::time::Duration;
 use outlast_control::plan::{Now, Observations, Plan, plan};
 use outlast_control::state::{Command, Envelope, Incarnation, Refusal, Response};
 use outlast_proto::FieldError;
-use outlast_proto::convert::{ReportedProgress, ReportedReceipt};
-use outlast_proto::node::v1::{Progress, Receipt};
-use outlast_types::{Actor, BootTime};
+use outlast_proto::convert::{ReportedDone, ReportedProgress, ReportedReceipt};
+use outlast_proto::node::v1::{Progress, Receipt, ShardDone};
+use outlast_types::{Actor, BootTime, NodeId};
 use tokio::sync::mpsc;
 
 use super::in_flight::{InFlight, Subject};
@@ -29,8 +29,10 @@ const PROPOSE_DEADLINE: Duration = Duration::from_secs(5);
 /// What one heartbeat said beside "I live".
 pub(crate) struct SoftState {
     pub(crate) at: BootTime,
+    pub(crate) node: NodeId,
     pub(crate) progress: Vec<Progress>,
     pub(crate) receipts: Vec<Receipt>,
+    pub(crate) done: Vec<ShardDone>,
 }
 
 struct PlannerLoop {
@@ -71,7 +73,7 @@ pub(super) async fn run(
                 _ = applied.changed() => break,
                 Some(soft) = inbox.recv() => {
                     // A step changes no plan (a hang has its time): else each heartbeat would cost a look at every job.
-                    let has_receipts = !soft.receipts.is_empty();
+                    let has_receipts = !soft.receipts.is_empty() || !soft.done.is_empty();
                     planner.take_soft_state(soft);
                     if has_receipts {
                         break;
@@ -156,13 +158,27 @@ impl PlannerLoop {
                 tracing::debug!(%error, "a receipt was left out");
             }
         }
+        for done in soft.done {
+            if let Err(error) = self.take_done(&soft.node, done) {
+                tracing::debug!(%error, "an order that was carried out was left out");
+            }
+        }
+    }
+
+    fn take_done(&mut self, node: &NodeId, done: ShardDone) -> Result<(), FieldError> {
+        let ReportedDone { attempt, seq, rank, task } = done.try_into()?;
+        self.seen.note_done((attempt.group.job, seq), rank, task, node.clone());
+        Ok(())
     }
 
     fn take_progress(&mut self, progress: Progress, at: BootTime) -> Result<(), FieldError> {
-        let ReportedProgress { attempt, rank, step, metrics } = progress.try_into()?;
+        let ReportedProgress { attempt, rank, step, metrics, save_cost } = progress.try_into()?;
         if self.member.state(|state| state.is_current(&attempt)) {
             self.seen.note_step(attempt, rank, step, at);
             self.board.note_progress(attempt, rank, (step, metrics));
+            if let Some(cost) = save_cost {
+                self.seen.note_save_cost(attempt, rank, cost);
+            }
         }
         Ok(())
     }
@@ -177,6 +193,9 @@ impl PlannerLoop {
         });
         if !is_its_own {
             return Ok(());
+        }
+        if let Some(why) = receipt.failed {
+            self.seen.note_failed(job, receipt.seq, receipt.rank, why);
         }
         if receipt.staged {
             self.seen.note_staged(job, receipt.seq, receipt.rank);
@@ -234,6 +253,10 @@ fn name_of(command: &Command) -> &'static str {
         Command::QuarantineCheckpoint { .. } => "quarantine_checkpoint",
         Command::QuarantineNode { .. } => "quarantine_node",
         Command::ExpireJob { .. } => "expire_job",
+        Command::OrderShards { .. } => "order_shards",
+        Command::ProveCheckpoint { .. } => "prove_checkpoint",
+        Command::StoreCheckpoint { .. } => "store_checkpoint",
+        Command::SetInterval { .. } => "set_interval",
         _ => "other",
     }
 }

@@ -86,6 +86,9 @@ impl RelayHandler {
             rank,
             step,
             metrics: metrics.into_iter().collect(),
+            // What a save costs is the planner's own; operators see the interval that came of it.
+            save_stall_ms: 0,
+            save_write_ms: 0,
         });
         let health = notes.health;
         let node = |(node, condition): (outlast_types::NodeId, String)| NodeView {

@@ -15,7 +15,7 @@ use outlast_types::{Durability, NodeId};
 const REPLICA_PEERS_MAX: usize = 8;
 /// Holders that are named for a shard or a bundle.
 const HOLDERS_MAX: usize = 16;
-/// `checkpoint: {every: auto}` until costs are measured: a failure repeats half a minute of work at most.
+/// `checkpoint: {every: auto}` until the first save has shown what one costs.
 const AUTO_EVERY_MS: u64 = 30_000;
 
 /// Everything that the node holds. Absence stops nothing (the agent keeps that rule); `stop` does.
@@ -61,10 +61,11 @@ fn desired_worker(
     let spec = &job.spec;
     let stop = is_stopped(job, attempt);
     let (local_rank, local_world_size) = local_place(attempt, assignment);
+    let chosen = job.group(attempt.id.group.index).and_then(|group| group.interval);
     let (checkpoint_every_ms, checkpoint_every_steps) = match spec.checkpoint.every {
         Every::Time(span) => (span.millis(), 0),
         Every::Steps(steps) => (0, steps),
-        Every::Auto => (AUTO_EVERY_MS, 0),
+        Every::Auto => (chosen.map_or(AUTO_EVERY_MS, |chosen| chosen.every_ms), 0),
     };
     let wanted = ClusterState::wanted_durability(spec, live_domains);
     let replicas = if wanted == Durability::Local { 1 } else { 2 };

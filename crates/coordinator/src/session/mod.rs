@@ -5,6 +5,7 @@ mod checkpoints;
 mod desired;
 mod look;
 mod observer;
+mod orders;
 mod registering;
 mod service;
 mod stream;

@@ -81,11 +81,16 @@ impl NodeHandler {
                 reason: format!("{registration} is not the registration of {node}"),
             });
         }
-        let command = Command::OpenCheckpoint { attempt, step: request.step };
+        let command = Command::OpenCheckpoint { attempt, step: request.step, in_turn: request.in_turn };
         let decided =
             member.change(envelope(Actor::Agent(node), source, None, command), WRITE_DEADLINE).await?;
         match decided.response {
-            Applied::CheckpointOpened(seq) => Ok(OpenCheckpointResponse { checkpoint: seq.to_string() }),
+            Applied::CheckpointOpened(seq) => {
+                Ok(OpenCheckpointResponse { checkpoint: seq.to_string(), skipped: false })
+            }
+            Applied::CheckpointSkipped { .. } => {
+                Ok(OpenCheckpointResponse { checkpoint: String::new(), skipped: true })
+            }
             other => {
                 Err(Failure::Fatal { reason: format!("opening a checkpoint was answered with {other:?}") })
             }

@@ -28,7 +28,7 @@ use tonic::{Status, Streaming};
 
 use super::look::{Concern, PeerLook};
 use super::registering::{End, LastWord, Standing, check_cluster, read_hello, register, rejected, standing};
-use super::{checkpoints, desired, observer};
+use super::{checkpoints, desired, observer, orders};
 use crate::clock::Deadline;
 use crate::member::{Member, stopping};
 
@@ -86,6 +86,7 @@ struct Session {
     down: DownSender,
     /// The desired state that was sent last, and the index that it was stamped with.
     sent: Vec<pb::DesiredWorker>,
+    sent_orders: Vec<pb::ShardOrder>,
     sent_index: Option<u64>,
     /// The jobs in it.
     sent_jobs: BTreeSet<JobId>,
@@ -125,6 +126,7 @@ async fn welcome(
         registration: id,
         down: down.clone(),
         sent: Vec::new(),
+        sent_orders: Vec::new(),
         sent_index: None,
         sent_jobs: BTreeSet::new(),
         looked_index: 0,
@@ -168,12 +170,15 @@ impl Session {
         self.answer_held(held).await
     }
 
-    /// Tells what became of the checkpoints that the agent has bytes of.
+    /// Tells what became of the checkpoints that the agent has bytes of, or should have: it says so where it has not.
     async fn answer_held(&mut self, held: &[pb::CheckpointRef]) -> Result<(), End> {
         let parse = |held: &pb::CheckpointRef| -> Option<(JobId, CheckpointSeq)> {
             Some((held.job.parse().ok()?, held.checkpoint.parse().ok()?))
         };
-        let held: Vec<_> = held.iter().take(HELD_MAX).filter_map(parse).collect();
+        let mut held: Vec<_> = held.iter().take(HELD_MAX).filter_map(parse).collect();
+        held.extend(self.member.state(|state| state.held_by_log(&self.node)));
+        held.sort_unstable();
+        held.dedup();
         self.held_jobs.extend(held.iter().map(|(job, _)| *job));
         self.send_pages(&held).await
     }
@@ -314,7 +319,9 @@ impl Session {
         }
         match Concern::of(&self.node, &self.sent_jobs, events) {
             Concern::Own => return self.send_changes().await,
-            Concern::Peers if !self.sent.is_empty() => self.peers.want(Instant::now()),
+            Concern::Peers if !(self.sent.is_empty() && self.sent_orders.is_empty()) => {
+                self.peers.want(Instant::now())
+            }
             Concern::Peers | Concern::Nothing => {}
         }
         Ok(())
@@ -330,35 +337,37 @@ impl Session {
     async fn send_changes(&mut self) -> Result<(), End> {
         self.peers.done();
         self.check_registration()?;
-        let (index, workers, changed_at, jobs) = self.desired_now();
-        (self.looked_index, self.sent_jobs) = (index, jobs);
+        let (wanted, changed_at) = self.desired_now();
         let has_moved = self.sent_index.is_none_or(|sent| changed_at > sent);
-        if has_moved || workers != self.sent {
-            return self.send_workers(index, workers).await;
+        if has_moved || wanted.workers != self.sent || wanted.orders != self.sent_orders {
+            return self.send_wanted(wanted).await;
         }
         Ok(())
     }
 
     async fn send_desired(&mut self) -> Result<(), End> {
-        let (index, workers, _, jobs) = self.desired_now();
-        (self.looked_index, self.sent_jobs) = (index, jobs);
-        self.send_workers(index, workers).await
+        let (wanted, _) = self.desired_now();
+        self.send_wanted(wanted).await
     }
 
-    fn desired_now(&self) -> (u64, Vec<pb::DesiredWorker>, u64, BTreeSet<JobId>) {
-        self.member.state(|state| {
+    /// What the node should do, and the index of the last change to its assignments.
+    fn desired_now(&mut self) -> (pb::DesiredState, u64) {
+        let (wanted, changed_at, jobs) = self.member.state(|state| {
             let changed_at = state.nodes.get(&self.node).map_or(0, |node| node.assignments_changed_at);
             let jobs = state.held_on(&self.node).map(|(job, ..)| job.id).collect();
             let mut workers = desired::desired_workers(state, &self.node);
             workers.extend(desired::orphans(state, &self.node, &self.adopted));
-            (state.applied, workers, changed_at, jobs)
-        })
+            let orders = orders::desired_orders(state, &self.node);
+            (pb::DesiredState { index: state.applied, workers, orders }, changed_at, jobs)
+        });
+        (self.looked_index, self.sent_jobs) = (wanted.index, jobs);
+        (wanted, changed_at)
     }
 
-    async fn send_workers(&mut self, index: u64, workers: Vec<pb::DesiredWorker>) -> Result<(), End> {
-        self.sent = workers.clone();
-        self.sent_index = Some(index);
-        self.send(Down::Desired(pb::DesiredState { index, workers })).await
+    async fn send_wanted(&mut self, wanted: pb::DesiredState) -> Result<(), End> {
+        (self.sent, self.sent_orders) = (wanted.workers.clone(), wanted.orders.clone());
+        self.sent_index = Some(wanted.index);
+        self.send(Down::Desired(wanted)).await
     }
 
     fn check_registration(&self) -> Result<(), End> {

@@ -8,7 +8,7 @@ mod soft;
 use std::fmt::Display;
 use std::str::FromStr;
 
-pub use soft::{ReportedProgress, ReportedReceipt};
+pub use soft::{ReportedDone, ReportedProgress, ReportedReceipt, shard_task};
 
 /// A wire field that is not what it should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,7 +1,7 @@
 //! What an agent saw.
 
 use outlast_control::state::Observation;
-use outlast_types::{AttemptId, Digest};
+use outlast_types::{AttemptId, CheckpointSeq, Digest};
 
 use super::{FieldError, parse};
 use crate::node::v1 as pb;
@@ -26,6 +26,15 @@ impl From<Observation> for pb::Observation {
             Observation::Exited { attempt, rank, exit } => (Some((attempt, rank)), What::Exited(exit.into())),
             Observation::Released { attempt, rank } => (Some((attempt, rank)), What::Released(true)),
             Observation::BundleHeld { digest } => (None, What::BundleHeld(digest.0.to_vec())),
+            Observation::ShardHeld { attempt, seq, rank, root } => {
+                (Some((attempt, rank)), What::ShardHeld(shard_state(seq, Some(root), String::new())))
+            }
+            Observation::ShardLost { attempt, seq, rank, root, reason } => {
+                (Some((attempt, rank)), What::ShardLost(shard_state(seq, Some(root), reason)))
+            }
+            Observation::CopyFailed { attempt, seq, rank, reason } => {
+                (Some((attempt, rank)), What::CopyFailed(shard_state(seq, None, reason)))
+            }
         };
         let (attempt, rank) = place.map_or((String::new(), 0), |(attempt, rank)| (attempt.to_string(), rank));
         Self { attempt, rank, what: Some(what) }
@@ -57,14 +66,37 @@ impl TryFrom<pb::Observation> for Observation {
             What::Exited(exit) => Observation::Exited { attempt, rank, exit: exit.try_into()? },
             What::Released(_) => Observation::Released { attempt, rank },
             What::BundleHeld(_) => unreachable!("answered above"),
+            What::ShardHeld(held) => {
+                let (seq, root) = sealed_root("shard_held", &held)?;
+                Observation::ShardHeld { attempt, seq, rank, root }
+            }
+            What::ShardLost(lost) => {
+                let (seq, root) = sealed_root("shard_lost", &lost)?;
+                Observation::ShardLost { attempt, seq, rank, root, reason: lost.reason }
+            }
+            What::CopyFailed(pb::ShardState { checkpoint, root: _, reason }) => {
+                let seq = parse("copy_failed.checkpoint", &checkpoint)?;
+                Observation::CopyFailed { attempt, seq, rank, reason }
+            }
         })
     }
+}
+
+fn shard_state(seq: CheckpointSeq, root: Option<Digest>, reason: String) -> pb::ShardState {
+    let root = root.map(|root| root.0.to_vec()).unwrap_or_default();
+    pb::ShardState { checkpoint: seq.to_string(), root, reason }
+}
+
+fn sealed_root(what: &'static str, state: &pb::ShardState) -> Result<(CheckpointSeq, Digest), FieldError> {
+    let seq = parse(what, &state.checkpoint)?;
+    let root = Digest::try_from(state.root.as_slice()).map_err(|error| FieldError::new(what, error))?;
+    Ok((seq, root))
 }
 
 #[cfg(test)]
 mod tests {
     use outlast_control::state::ExitRecord;
-    use outlast_types::{CheckpointSeq, ExitStatus, WallTime};
+    use outlast_types::{ExitStatus, WallTime};
 
     use super::*;
 
@@ -83,6 +115,9 @@ mod tests {
             Observation::StartFailed { attempt, rank: 3, reason: "r".into() },
             Observation::Released { attempt, rank: 3 },
             Observation::BundleHeld { digest: Digest([7; 32]) },
+            Observation::ShardHeld { attempt, seq, rank: 3, root: Digest([8; 32]) },
+            Observation::ShardLost { attempt, seq, rank: 3, root: Digest([8; 32]), reason: "r".into() },
+            Observation::CopyFailed { attempt, seq, rank: 3, reason: "r".into() },
         ];
         let statuses = [
             ExitStatus::Code(0),

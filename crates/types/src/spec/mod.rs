@@ -77,6 +77,26 @@ pub enum Every {
     Auto,
 }
 
+/// What happens to a checkpoint that comes while earlier ones of the attempt are still being written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnBusy {
+    /// It is skipped, by all ranks of the gang: training never waits for a disk.
+    #[default]
+    Skip,
+    /// The save waits for its turn.
+    Wait,
+}
+
+impl OnBusy {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            OnBusy::Skip => "skip",
+            OnBusy::Wait => "wait",
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckpointPolicy {
     /// Default `auto`.
@@ -85,6 +105,9 @@ pub struct CheckpointPolicy {
     pub keep: u32,
     /// `None`: `replicated` where two or more failure domains are registered, else `local`.
     pub durability: Option<Durability>,
+    /// Default `skip`.
+    #[serde(default)]
+    pub on_busy: OnBusy,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

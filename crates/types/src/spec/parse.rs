@@ -6,8 +6,8 @@ use std::str::FromStr;
 use serde_json::{Map, Value};
 
 use super::{
-    CheckpointPolicy, Durability, Every, HangAfter, JobKind, JobSpec, Placement, ReadyCheck, RecoveryPolicy,
-    SPEC_SIZE_MAX, WORKERS_MAX, Workers,
+    CheckpointPolicy, Durability, Every, HangAfter, JobKind, JobSpec, OnBusy, Placement, ReadyCheck,
+    RecoveryPolicy, SPEC_SIZE_MAX, WORKERS_MAX, Workers,
 };
 use crate::{ByteSize, NodeId, Resources, Span};
 
@@ -325,23 +325,27 @@ fn env(top: &Section<'_>) -> Result<BTreeMap<String, String>, SpecError> {
 }
 
 fn checkpoint(top: &Section<'_>) -> Result<CheckpointPolicy, SpecError> {
-    let Some(section) = top.section("checkpoint", &["every", "keep", "durability"])? else {
-        return Ok(CheckpointPolicy { every: Every::Auto, keep: 3, durability: None });
+    let known = &["every", "keep", "durability", "on_busy"];
+    let Some(section) = top.section("checkpoint", known)? else {
+        let on_busy = OnBusy::default();
+        return Ok(CheckpointPolicy { every: Every::Auto, keep: 3, durability: None, on_busy });
     };
     let durability = match section.text("durability")?.as_deref() {
         None => None,
         Some("local") => Some(Durability::Local),
         Some("replicated") => Some(Durability::Replicated),
-        Some("stored") => {
-            let expected = "this version has no object store yet; use local or replicated";
-            return Err(invalid("checkpoint.durability", &"stored".into(), expected));
-        }
+        Some("stored") => Some(Durability::Stored),
         Some(other) => {
-            return Err(invalid("checkpoint.durability", &other.into(), "use local or replicated"));
+            return Err(invalid("checkpoint.durability", &other.into(), "use local, replicated or stored"));
         }
     };
+    let on_busy = match section.text("on_busy")?.as_deref() {
+        None | Some("skip") => OnBusy::Skip,
+        Some("wait") => OnBusy::Wait,
+        Some(other) => return Err(invalid("checkpoint.on_busy", &other.into(), "use skip or wait")),
+    };
     let keep = section.whole("keep", 1, 1_000)?.unwrap_or(3) as u32;
-    Ok(CheckpointPolicy { every: every(&section)?, keep, durability })
+    Ok(CheckpointPolicy { every: every(&section)?, keep, durability, on_busy })
 }
 
 fn every(section: &Section<'_>) -> Result<Every, SpecError> {

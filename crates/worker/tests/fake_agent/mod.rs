@@ -111,6 +111,7 @@ impl WorkerService for Handler {
             checkpoint: "ck7".into(),
             size_bytes: 5,
             root: "ab".repeat(32),
+            skipped: false,
         }))
     }
 

@@ -94,6 +94,7 @@ impl ClusterState {
             graceful_stop: false,
             checkpoint_requested: false,
             checkpoint_requested_from: None,
+            skipped_step: None,
         }
     }
 

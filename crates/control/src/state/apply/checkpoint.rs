@@ -1,19 +1,29 @@
 //! Opening, aborting, quarantining and pinning checkpoints, and the bound on their records.
 
+use outlast_types::spec::OnBusy;
 use outlast_types::{AttemptId, CheckpointSeq, JobId};
 
-use super::{Context, Handled, REASON_BYTES_MAX, bounded, conflict, fenced, not_found};
+use super::attempt_end::reset_budgets;
+use super::{Context, Handled, REASON_BYTES_MAX, bounded, conflict, exhausted, fenced, not_found};
 use crate::state::{
     AttemptPhase, Checkpoint, CheckpointState, ClusterState, Event, Limits, Refusal, Response,
 };
 
 impl ClusterState {
-    pub(super) fn open_checkpoint(&mut self, cx: &mut Context<'_>, id: AttemptId, step: u64) -> Handled {
+    pub(super) fn open_checkpoint(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: AttemptId,
+        step: u64,
+        in_turn: bool,
+    ) -> Handled {
         let attempt = self.current_attempt(&id)?;
         if attempt.phase == AttemptPhase::Stopping {
             return Err(fenced(format!("{id} is being stopped")));
         }
         let world_size = attempt.world_size();
+        let is_requested = attempt.checkpoint_requested;
+        let was_skipped = attempt.skipped_step.is_some_and(|skipped| step <= skipped);
         let job = self.job_mut(id.group.job)?;
         let of_attempt = |checkpoint: &&Checkpoint| checkpoint.attempt == id;
         let open: Vec<(CheckpointSeq, u64)> = job
@@ -31,16 +41,50 @@ impl ClusterState {
         {
             return Err(conflict(format!("step {sealed} of {id} is sealed already; {step} is not newer")));
         }
-        let surplus = (open.len() + 1).saturating_sub(Limits::OPEN_CHECKPOINTS_MAX);
-        for (seq, _) in open.into_iter().take(surplus) {
-            abort(cx, job.id, job.checkpoints.get_mut(&seq), "superseded");
+        if was_skipped && !in_turn {
+            return Ok(Response::CheckpointSkipped { step });
         }
+        if !self.make_room(cx, id, &open, in_turn, is_requested)? {
+            if let Some(attempt) = self.attempt_mut(&id) {
+                attempt.skipped_step = attempt.skipped_step.max(Some(step));
+            }
+            return Ok(Response::CheckpointSkipped { step });
+        }
+        let job = self.job_mut(id.group.job)?;
         let seq = CheckpointSeq(job.next_checkpoint);
         job.next_checkpoint += 1;
         job.checkpoints.insert(seq, new_checkpoint(cx, seq, id, step, world_size));
         cx.tell(Event::CheckpointOpened { attempt: id, seq, step });
         self.trim_checkpoints(cx, id.group.job);
         Ok(Response::CheckpointOpened(seq))
+    }
+
+    /// Whether one more checkpoint of the attempt may be opened beside these. What is stuck, or what the last words of a
+    /// worker that has to leave come after, is given up for it.
+    fn make_room(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: AttemptId,
+        open: &[(CheckpointSeq, u64)],
+        in_turn: bool,
+        is_requested: bool,
+    ) -> Result<bool, Refusal> {
+        let surplus = (open.len() + 1).saturating_sub(Limits::OPEN_CHECKPOINTS_MAX);
+        let job = self.job_mut(id.group.job)?;
+        let is_stuck = |(seq, _): &(CheckpointSeq, u64)| {
+            let opened_at = job.checkpoints.get(seq).map(|open| open.opened_at);
+            opened_at.is_some_and(|at| cx.at.since(at) >= Limits::OPEN_CHECKPOINT_STUCK_MS)
+        };
+        if !is_requested && open.iter().take(surplus).any(|open| !is_stuck(open)) {
+            if in_turn || job.spec.checkpoint.on_busy == OnBusy::Wait {
+                return Err(exhausted(format!("{} checkpoints of {id} are being written", open.len())));
+            }
+            return Ok(false);
+        }
+        for (seq, _) in open.iter().take(surplus) {
+            abort(cx, job.id, job.checkpoints.get_mut(seq), "superseded");
+        }
+        Ok(true)
     }
 
     pub(super) fn checkpoint_mut(
@@ -80,6 +124,7 @@ impl ClusterState {
             CheckpointState::Quarantined => Ok(Response::Done),
             CheckpointState::Sealed => {
                 self.quarantine_if_sealed(cx, job, seq, reason);
+                self.forgive_failures_after(job, seq);
                 Ok(Response::Done)
             }
             _ => Err(conflict(format!("{seq} is not sealed: only a sealed checkpoint can be quarantined"))),
@@ -93,6 +138,7 @@ impl ClusterState {
         seq: CheckpointSeq,
         reason: &str,
     ) {
+        self.drop_orders(job, seq, |_, _| true);
         let Ok(checkpoint) = self.checkpoint_mut(job, seq) else { return };
         if !checkpoint.is_sealed() {
             return;
@@ -102,6 +148,16 @@ impl ClusterState {
         checkpoint.reason = Some(reason.clone());
         cx.tell(Event::CheckpointQuarantined { job, seq, reason });
         self.trim_checkpoints(cx, job);
+    }
+
+    /// Failures that came of a checkpoint that is set aside say nothing of the next try, which starts elsewhere.
+    fn forgive_failures_after(&mut self, job: JobId, seq: CheckpointSeq) {
+        let Some(group) = self.jobs.get(&job).and_then(|job| job.checkpoints.get(&seq)) else { return };
+        let group = group.attempt.group;
+        let Some(group) = self.group_mut(&group) else { return };
+        if group.newest().is_some_and(|attempt| attempt.restore.from == Some(seq)) {
+            reset_budgets(group);
+        }
     }
 
     pub(super) fn pin_checkpoint(
@@ -178,6 +234,8 @@ fn new_checkpoint(
         degraded: false,
         proven: false,
         pinned: false,
+        stale: false,
+        stored_at: None,
         reason: None,
     }
 }

@@ -106,6 +106,9 @@ impl ClusterState {
         for checkpoint in job.checkpoints.values().filter(|checkpoint| bytes(checkpoint.state)) {
             cx.tell(Event::CheckpointRetired { job: id, seq: checkpoint.seq });
         }
+        for seq in job.checkpoints.keys().copied().collect::<Vec<_>>() {
+            self.drop_orders(id, seq, |_, _| true);
+        }
         if let Some(job) = self.jobs.remove(&id) {
             self.index.forget(&job);
         }
@@ -142,6 +145,7 @@ fn new_group(id: GroupId) -> Group {
         user_failures: FailureBudget::default(),
         infrastructure_failures: FailureBudget::default(),
         not_before: None,
+        interval: None,
         done: false,
     }
 }

@@ -9,6 +9,7 @@ mod attempt_verbs;
 mod checkpoint;
 mod coordinators;
 mod generation;
+mod interval;
 mod job;
 mod node;
 mod node_lost;
@@ -16,6 +17,7 @@ mod observe;
 mod register;
 mod retire;
 mod seal;
+mod shards;
 
 use outlast_types::{Actor, RequestId, WallTime};
 
@@ -86,7 +88,11 @@ fn level_of(command: &Command) -> u32 {
         | Command::AbortCheckpoint { .. }
         | Command::RetireCheckpoint { .. }
         | Command::QuarantineCheckpoint { .. }
-        | Command::PinCheckpoint { .. } => 1,
+        | Command::PinCheckpoint { .. }
+        | Command::OrderShards { .. }
+        | Command::SetInterval { .. }
+        | Command::ProveCheckpoint { .. }
+        | Command::StoreCheckpoint { .. } => 1,
     }
 }
 
@@ -161,7 +167,7 @@ impl ClusterState {
             Command::EndAttempt { attempt, incarnation } => self.end_attempt(cx, *attempt, *incarnation),
             Command::RequestCheckpoint { attempt, incarnation } => self.request_checkpoint(cx, *attempt, *incarnation),
             Command::GiveUp { group, reason, incarnation } => self.give_up(cx, *group, reason, *incarnation),
-            Command::OpenCheckpoint { attempt, step } => self.open_checkpoint(cx, *attempt, *step),
+            Command::OpenCheckpoint { attempt, step, in_turn } => self.open_checkpoint(cx, *attempt, *step, *in_turn),
             Command::SealCheckpoint { job, seq, attempt, manifest_root, shards, durability, degraded } => {
                 let seal = seal::Seal { job: *job, seq: *seq, attempt: *attempt, root: *manifest_root, shards, durability: *durability, degraded: *degraded };
                 self.seal_checkpoint(cx, &seal)
@@ -170,6 +176,10 @@ impl ClusterState {
             Command::RetireCheckpoint { job, seq } => self.retire_checkpoint(cx, *job, *seq),
             Command::QuarantineCheckpoint { job, seq, reason } => self.quarantine_checkpoint(cx, *job, *seq, reason),
             Command::PinCheckpoint { job, seq, pinned } => self.pin_checkpoint(cx, *job, *seq, *pinned),
+            Command::OrderShards { job, seq, task, orders, incarnation } => self.order_shards(cx, (*job, *seq), *task, orders, *incarnation),
+            Command::SetInterval { group, interval, incarnation } => self.set_interval(cx, *group, *interval, *incarnation),
+            Command::ProveCheckpoint { job, seq, incarnation } => self.prove_checkpoint(cx, (*job, *seq), *incarnation),
+            Command::StoreCheckpoint { job, seq, incarnation } => self.store_checkpoint(cx, (*job, *seq), *incarnation),
         }
     }
 

@@ -25,6 +25,7 @@ impl ClusterState {
         record.lost_at = Some(cx.at);
         record.assignments_changed_at = record.assignments_changed_at.max(cx.index);
         cx.tell(Event::NodeLost { node: node.clone() });
+        self.drop_orders_of(node);
         for (attempt, rank) in self.held_ranks(node) {
             let cause = Cause::NodeLost { node: node.clone() };
             self.machine_gone(cx, &attempt, rank, AssignmentPhase::Lost, cause);

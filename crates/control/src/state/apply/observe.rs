@@ -2,6 +2,7 @@
 
 use outlast_types::{AttemptId, Cause, CheckpointSeq, Digest, JobId, JobKind, NodeId, RegistrationId};
 
+use super::shards::ShardRef;
 use super::{Context, Handled, REASON_BYTES_MAX, bounded, conflict, invalid};
 use crate::state::{
     Assignment, AssignmentPhase, Attempt, AttemptPhase, CheckpointState, ClusterState, Event, ExitRecord,
@@ -48,6 +49,16 @@ impl ClusterState {
     ) {
         let (attempt, rank) = match observation {
             Observation::BundleHeld { digest } => return self.bundle_held(node, digest),
+            Observation::ShardHeld { attempt, seq, rank, root } => {
+                return self.shard_held(cx, node, ShardRef { attempt, seq: *seq, rank: *rank }, root);
+            }
+            Observation::ShardLost { attempt, seq, rank, root, reason } => {
+                let of = ShardRef { attempt, seq: *seq, rank: *rank };
+                return self.shard_lost(cx, node, of, root, reason);
+            }
+            Observation::CopyFailed { attempt, seq, rank, reason } => {
+                return self.copy_failed(cx, node, ShardRef { attempt, seq: *seq, rank: *rank }, reason);
+            }
             Observation::Rendezvous { attempt, .. } => (attempt, 0),
             Observation::Started { attempt, rank }
             | Observation::Ready { attempt, rank }
@@ -64,7 +75,10 @@ impl ClusterState {
             return;
         }
         match observation {
-            Observation::BundleHeld { .. } => {}
+            Observation::BundleHeld { .. }
+            | Observation::ShardHeld { .. }
+            | Observation::ShardLost { .. }
+            | Observation::CopyFailed { .. } => {}
             Observation::Rendezvous { address, .. } => self.rendezvous(cx, attempt, address),
             Observation::Started { .. } => self.mark_started(cx, attempt, rank),
             Observation::Ready { .. } => self.mark_ready(cx, attempt, rank),
@@ -161,9 +175,8 @@ impl ClusterState {
         seat.restored = true;
         let all = attempt.assignments.iter().all(|seat| seat.restored);
         cx.tell(Event::WorkerRestored { attempt: *id, rank, seq });
-        let checkpoint = self.jobs.get_mut(&id.group.job).and_then(|job| job.checkpoints.get_mut(&seq));
-        if let Some(checkpoint) = checkpoint.filter(|checkpoint| all && checkpoint.is_sealed()) {
-            checkpoint.proven = true;
+        if all {
+            self.mark_proven(cx, id.group.job, seq);
         }
     }
 

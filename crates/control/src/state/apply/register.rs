@@ -46,6 +46,7 @@ impl ClusterState {
 
     /// The new disk has nothing of what the old one held.
     fn drop_holders(&mut self, node: &NodeId) {
+        self.drop_orders_of(node);
         for job in self.jobs.values_mut() {
             if let Some(bundle) = &mut job.bundle {
                 bundle.holders.retain(|holder| holder != node);

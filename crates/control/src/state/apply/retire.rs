@@ -5,10 +5,9 @@ use outlast_types::{CheckpointSeq, Durability, JobId};
 use super::{Context, Handled, conflict, not_found};
 use crate::state::{Attempt, Checkpoint, CheckpointState, ClusterState, Event, Group, Refusal, Response};
 
-/// Good checkpoints beyond `keep` that stand in for a proof. Where there is one failure domain nobody reads a
-/// checkpoint back before it is needed, and the disk would fill up waiting for that. This is weaker than the
-/// reference's rule (1.4), which a scrubber will restore.
-const UNPROVEN_SURPLUS: usize = 2;
+/// Good checkpoints beyond `keep` that a job whose policy is `stored` keeps while the object store is out of reach: an
+/// outage of hours must not fill the disks.
+const UNSTORED_SURPLUS: usize = 8;
 
 impl ClusterState {
     pub(super) fn retire_checkpoint(
@@ -21,6 +20,7 @@ impl ClusterState {
             return Ok(Response::Done);
         }
         self.may_retire(job, seq)?;
+        self.drop_orders(job, seq, |_, _| true);
         let checkpoint = self.checkpoint_mut(job, seq)?;
         checkpoint.state = CheckpointState::Retired;
         cx.tell(Event::CheckpointRetired { job, seq });
@@ -61,18 +61,16 @@ impl ClusterState {
                 newer.len()
             )));
         }
-        if newer.len() < keep.saturating_add(UNPROVEN_SURPLUS)
-            && !newer.iter().any(|other| self.is_proven(other))
-        {
+        if !newer.iter().any(|other| other.proven) {
             return Err(conflict(format!("no newer checkpoint than {seq} is proven yet")));
         }
+        let stored = newer.iter().filter(|other| other.stored_at.is_some()).count();
+        let wants_store = record.spec.checkpoint.durability == Some(Durability::Stored);
+        if wants_store && stored < keep && newer.len() < keep.saturating_add(UNSTORED_SURPLUS) {
+            return Err(conflict(format!(
+                "{stored} checkpoints newer than {seq} are in the object store, {keep} are needed"
+            )));
+        }
         Ok(())
-    }
-
-    /// Read back since its seal, or verified by a second receiver that still has it.
-    fn is_proven(&self, checkpoint: &Checkpoint) -> bool {
-        let replicated = checkpoint.durability == Some(Durability::Replicated)
-            && checkpoint.shards.iter().all(|shard| self.live_holders(&shard.holders).count() >= 2);
-        checkpoint.proven || replicated
     }
 }

@@ -5,6 +5,7 @@ use outlast_types::{AttemptId, CheckpointSeq, Digest, Durability, JobId};
 
 use super::attempt_end::reset_budgets;
 use super::checkpoint::newest_sealed_step;
+use super::shards::HOLDERS_MAX;
 use super::{Context, Handled, conflict, invalid, not_found};
 use crate::state::{
     Checkpoint, CheckpointState, ClusterState, Event, Holder, Job, Refusal, Response, SealedShard,
@@ -21,8 +22,9 @@ pub(super) struct Seal<'a> {
     pub(super) degraded: bool,
 }
 
-/// Holders of one shard that the log keeps.
-const HOLDERS_MAX: usize = 16;
+/// A seal whose ranks have the very bytes of the checkpoint before, in at least this share of them, is suspect: the
+/// program saves, but what it saves does not change.
+const STALE_PERCENT: usize = 50;
 
 impl ClusterState {
     pub(super) fn seal_checkpoint(&mut self, cx: &mut Context<'_>, seal: &Seal<'_>) -> Handled {
@@ -56,7 +58,7 @@ impl ClusterState {
 
     fn check_shards(&self, checkpoint: &Checkpoint, seal: &Seal<'_>) -> Result<(), Refusal> {
         if seal.durability == Durability::Stored {
-            return Err(invalid("the object store is not a tier of this version"));
+            return Err(invalid("a checkpoint is sealed first and goes to the object store after"));
         }
         let complete = seal.shards.len() == checkpoint.world_size as usize
             && seal.shards.iter().zip(0..).all(|(shard, rank): (&SealedShard, u32)| shard.rank == rank);
@@ -91,6 +93,7 @@ impl ClusterState {
 
     fn commit_seal(&mut self, cx: &mut Context<'_>, seal: &Seal<'_>) {
         let Some(job) = self.jobs.get_mut(&seal.job) else { return };
+        let stale = is_stale(job, seal);
         let Some(checkpoint) = job.checkpoints.get_mut(&seal.seq) else { return };
         checkpoint.state = CheckpointState::Sealed;
         checkpoint.sealed_at = Some(cx.at);
@@ -98,8 +101,12 @@ impl ClusterState {
         checkpoint.manifest_root = Some(seal.root);
         checkpoint.durability = Some(seal.durability);
         checkpoint.degraded = seal.degraded;
+        checkpoint.stale = stale;
         let step = checkpoint.step;
         cx.tell(Event::CheckpointSealed { job: seal.job, seq: seal.seq, step });
+        if stale {
+            cx.tell(Event::CheckpointStale { job: seal.job, seq: seal.seq, step });
+        }
         if let Some(group) = job.groups.get_mut(seal.attempt.group.index as usize) {
             reset_budgets(group);
         }
@@ -127,9 +134,26 @@ fn check_order(job: &Job, checkpoint: &Checkpoint) -> Result<(), Refusal> {
     }
 }
 
+/// Compares with the newest sealed checkpoint of the same attempt: one comparison a rank.
+fn is_stale(job: &Job, seal: &Seal<'_>) -> bool {
+    let of_attempt = |other: &&Checkpoint| other.attempt == seal.attempt && other.sealed_at.is_some();
+    let Some(before) = job.checkpoints.values().filter(of_attempt).max_by_key(|other| other.step) else {
+        return false;
+    };
+    let same = before.shards.iter().zip(seal.shards).filter(|(old, new)| old.root == new.root).count();
+    !before.shards.is_empty() && same * 100 >= before.shards.len() * STALE_PERCENT
+}
+
 fn shard_record(shard: &SealedShard) -> ShardRecord {
     let mut holders: Vec<Holder> = shard.holders.clone();
     holders.sort();
     holders.dedup();
-    ShardRecord { rank: shard.rank, root: shard.root, size_bytes: shard.size_bytes, holders }
+    ShardRecord {
+        rank: shard.rank,
+        root: shard.root,
+        size_bytes: shard.size_bytes,
+        holders,
+        orders: Vec::new(),
+        failed_copies: Vec::new(),
+    }
 }

@@ -1,0 +1,62 @@
+//! The loop's side of upkeep: what is ordered is begun, and what came of it is observed.
+
+use outlast_control::state::{Observation, ShardTask};
+use outlast_process::boot_now;
+use outlast_types::Digest;
+
+use super::AgentLoop;
+use crate::context::blocking;
+use crate::upkeep::{Ended, OrderKey, UpkeepEvent};
+
+impl AgentLoop {
+    pub(super) fn reconcile_orders(&mut self) {
+        let Some(desired) = self.desired.as_ref().filter(|_| self.stopping.is_none()) else { return };
+        self.upkeep.reconcile(&self.context, &desired.orders, boot_now());
+    }
+
+    pub(super) fn handle_upkeep(&mut self, event: UpkeepEvent) {
+        match event {
+            UpkeepEvent::Ended(key, ended) => self.handle_order_ended(key, ended),
+            UpkeepEvent::Damaged { shard, root, reason } => self.shard_damaged(shard, root, reason),
+        }
+    }
+
+    fn handle_order_ended(&mut self, key: OrderKey, ended: Ended) {
+        if !self.upkeep.ended(&key, &ended, boot_now()) {
+            return;
+        }
+        let OrderKey { task, shard, root } = key;
+        let (attempt, seq, rank) = (shard.attempt, shard.seq, shard.rank);
+        match (task, ended) {
+            (ShardTask::Copy, Ended::Done) => {
+                tracing::info!(node = %self.context.node, %attempt, rank, checkpoint = %seq, "copied a shard");
+                self.context.metrics.shards_repaired.inc();
+                self.observe(Observation::ShardHeld { attempt, seq, rank, root });
+            }
+            // Said with every heartbeat until the log has it.
+            (ShardTask::Prove | ShardTask::Store, Ended::Done) => self.has_news = true,
+            (ShardTask::Copy, Ended::Failed(reason) | Ended::Later(reason) | Ended::Damaged(reason)) => {
+                tracing::warn!(node = %self.context.node, %attempt, rank, checkpoint = %seq, reason, "no copy made");
+                self.observe(Observation::CopyFailed { attempt, seq, rank, reason });
+            }
+            (_, Ended::Damaged(reason)) => self.shard_damaged(shard, root, reason),
+            (_, Ended::Failed(reason) | Ended::Later(reason)) => {
+                tracing::warn!(node = %self.context.node, %attempt, rank, checkpoint = %seq, task = task.as_str(), reason, "tried again later");
+            }
+        }
+    }
+
+    /// The bytes go aside first: from here on nobody gets them.
+    fn shard_damaged(&mut self, shard: outlast_blobs::ShardKey, root: Digest, reason: String) {
+        let (attempt, seq, rank) = (shard.attempt, shard.seq, shard.rank);
+        tracing::error!(node = %self.context.node, %attempt, rank, checkpoint = %seq, reason, "a shard on this disk is damaged or gone; another copy takes its place");
+        self.context.metrics.shards_damaged.inc();
+        let store = self.context.shards.clone();
+        self.context.tasks.spawn(blocking(move || {
+            if let Err(err) = store.set_aside(&shard, root) {
+                tracing::warn!(%attempt, rank, checkpoint = %seq, error = %err, "a damaged shard cannot be set aside");
+            }
+        }));
+        self.observe(Observation::ShardLost { attempt, seq, rank, root, reason });
+    }
+}

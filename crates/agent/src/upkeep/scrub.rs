@@ -1,0 +1,104 @@
+//! The scrubber: finds files that are gone within seconds, and bytes that rotted within a day, before anybody needs them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outlast_blobs::{ShardKey, ShardMeta};
+use outlast_process::boot_now;
+use outlast_types::{BootTime, Digest, Millis};
+use tokio_util::sync::CancellationToken;
+
+use super::work::paced;
+use super::{UpkeepEvent, damage};
+use crate::context::{Context, blocking};
+use crate::event::Event;
+
+/// Between two looks at whether all files are there.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Each shard is read back once in this time (Ceph does it weekly; checkpoints live for days).
+const SCRUB_EVERY_MS: Millis = 24 * 3_600_000;
+/// Slow enough to be lost in the noise of any disk that trains.
+const SCRUB_BYTES_PER_S: u64 = 16 << 20;
+
+type Shard = (ShardKey, Digest);
+
+/// Runs until the agent stops.
+pub(crate) async fn run(context: Arc<Context>) {
+    let stop = context.shutdown.clone();
+    let looking = look(&context);
+    let reading = read_back(&context, &stop);
+    stop.run_until_cancelled(async { tokio::join!(looking, reading) }).await;
+}
+
+async fn look(context: &Arc<Context>) {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let store = context.shards.clone();
+        let found = blocking(move || {
+            let damaged = |meta: ShardMeta| {
+                let reason = damage(&store.look(&meta.key, meta.root).err()?)?;
+                Some((meta.key, meta.root, reason))
+            };
+            store.list().into_iter().filter_map(damaged).collect::<Vec<_>>()
+        })
+        .await;
+        for (shard, root, reason) in found {
+            tell(context, shard, root, reason).await;
+        }
+    }
+}
+
+async fn read_back(context: &Arc<Context>, stop: &CancellationToken) {
+    // When each was read back last; a restart begins anew, oldest names first.
+    let mut read_at: BTreeMap<Shard, BootTime> = BTreeMap::new();
+    loop {
+        let shards: Vec<Shard> = context.shards.list().iter().map(|meta| (meta.key, meta.root)).collect();
+        read_at.retain(|shard, _| shards.contains(shard));
+        let Some((shard, root)) = next(&shards, &read_at, boot_now()) else {
+            tokio::time::sleep(LOOK_EVERY).await;
+            continue;
+        };
+        let (store, stop) = (context.shards.clone(), stop.clone());
+        let read =
+            blocking(move || paced(&store, &shard, root, SCRUB_BYTES_PER_S, || stop.is_cancelled())).await;
+        context.metrics.shards_scrubbed.inc();
+        read_at.insert((shard, root), boot_now());
+        if let Some(reason) = read.err().as_ref().and_then(damage) {
+            tell(context, shard, root, reason).await;
+        }
+    }
+}
+
+/// The one whose turn it is: never read, or longest ago.
+fn next(shards: &[Shard], read_at: &BTreeMap<Shard, BootTime>, now: BootTime) -> Option<Shard> {
+    let is_due = |shard: &&Shard| read_at.get(shard).is_none_or(|at| now.since(*at) >= SCRUB_EVERY_MS);
+    shards.iter().filter(is_due).min_by_key(|shard| read_at.get(shard)).copied()
+}
+
+async fn tell(context: &Arc<Context>, shard: ShardKey, root: Digest, reason: String) {
+    let _ = context.events.send(Event::Upkeep(UpkeepEvent::Damaged { shard, root, reason })).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use outlast_types::{CheckpointSeq, JobId};
+
+    use super::*;
+
+    #[test]
+    fn every_shard_has_its_turn_once_a_day() {
+        let shard = |rank| {
+            let attempt = "j1/0@1.1".parse().expect("valid");
+            (ShardKey { job: JobId(1), attempt, seq: CheckpointSeq(1), rank }, Digest([0; 32]))
+        };
+        let all = [shard(0), shard(1)];
+        let mut read_at = BTreeMap::new();
+        assert_eq!(next(&all, &read_at, BootTime(5)), Some(shard(0)));
+        read_at.insert(shard(0), BootTime(5));
+        assert_eq!(next(&all, &read_at, BootTime(6)), Some(shard(1)));
+        read_at.insert(shard(1), BootTime(6));
+        assert_eq!(next(&all, &read_at, BootTime(7)), None);
+        assert_eq!(next(&all, &read_at, BootTime(SCRUB_EVERY_MS + 6)), Some(shard(0)));
+    }
+}

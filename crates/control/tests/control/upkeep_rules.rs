@@ -1,0 +1,278 @@
+//! What happens to sealed checkpoints afterwards: copies that are replaced, proofs, the object store, and the checkpoint
+//! that every attempt dies of.
+
+use outlast_control::plan::{Plan, SaveCost};
+use outlast_control::state::{CheckpointState, Command, Event, Observation, ShardTask};
+use outlast_types::{CheckpointSeq, DiskId, Durability, ExitStatus, JobId, NodeId};
+use serde_json::json;
+
+use crate::world::{World, attempt, node, registration, root};
+
+fn orders(plan: &Plan, wanted: ShardTask) -> Vec<(CheckpointSeq, u32, NodeId)> {
+    let mut found = Vec::new();
+    for planned in &plan.commands {
+        if let Command::OrderShards { seq, task, orders, .. } = &planned.command
+            && *task == wanted
+        {
+            found.extend(orders.iter().map(|(rank, node)| (*seq, *rank, node.clone())));
+        }
+    }
+    found
+}
+
+fn holders(world: &World, seq: CheckpointSeq, rank: u32) -> Vec<NodeId> {
+    let shard = world.state.jobs[&JobId(1)].checkpoints[&seq].shard(rank).expect("a shard");
+    shard.holders.iter().map(|holder| holder.node.clone()).collect()
+}
+
+fn held(world: &mut World, n: u64, seq: CheckpointSeq, rank: u32) {
+    let attempt = world.state.jobs[&JobId(1)].checkpoints[&seq].attempt;
+    world.observe(n, Observation::ShardHeld { attempt, seq, rank, root: root(9) });
+}
+
+#[test]
+fn invariant_50_a_lost_holder_is_replaced_in_another_failure_domain() {
+    let mut world = World::new(4);
+    let a = world.running_job("a", &json!({"workers": 1}));
+    let seq = world.sealed(a, 1, &[1, 2]);
+    assert_eq!(orders(&world.look(), ShardTask::Copy), [], "two domains have it");
+    world.lose(2);
+    let plan = world.pass();
+    let [(_, _, target)] = orders(&plan, ShardTask::Copy).try_into().expect("one order");
+    assert!(target != node(1) && target != node(2), "{target}");
+    assert_eq!(orders(&world.look(), ShardTask::Copy), [], "one order is enough");
+    let n = target.as_str()[1..].parse().expect("a number");
+    held(&mut world, n, seq, 0);
+    assert!(world.events.contains(&Event::ShardCopied { job: JobId(1), seq, rank: 0, node: target.clone() }));
+    assert!(holders(&world, seq, 0).contains(&target));
+    assert_eq!(orders(&world.look(), ShardTask::Copy), []);
+}
+
+#[test]
+fn a_copy_that_failed_goes_to_another_node_and_comes_back_later() {
+    let mut world = World::new(3);
+    let a = world.running_job("a", &json!({"workers": 1, "checkpoint": {"durability": "replicated"}}));
+    let seq = world.sealed(a, 1, &[1]);
+    let told = |plan: &Plan| orders(plan, ShardTask::Copy).first().map(|(_, _, node)| node.clone());
+    let first = told(&world.pass()).expect("an order");
+    let n: u64 = first.as_str()[1..].parse().expect("a number");
+    world.observe(n, Observation::CopyFailed { attempt: a, seq, rank: 0, reason: "disk full".to_owned() });
+    let second = told(&world.pass()).expect("another order");
+    assert_ne!(first, second);
+    let n: u64 = second.as_str()[1..].parse().expect("a number");
+    world.observe(n, Observation::CopyFailed { attempt: a, seq, rank: 0, reason: "disk full".to_owned() });
+    let plan = world.pass();
+    assert_eq!(told(&plan), None, "both are left alone for a while");
+    world.wait(30_000);
+    assert!(told(&world.pass()).is_some());
+}
+
+#[test]
+fn a_degraded_seal_is_raised_when_a_second_domain_has_it() {
+    let mut world = World::new(1);
+    let a = world.running_job("a", &json!({"workers": 1, "checkpoint": {"durability": "replicated"}}));
+    let seq = world.open(a, 1);
+    let mut seal = world.seal_of(a, seq, &[1]);
+    if let Command::SealCheckpoint { degraded, .. } = &mut seal {
+        *degraded = true;
+    }
+    world.does(seal);
+    assert_eq!(orders(&world.pass(), ShardTask::Copy), [], "there is no other node");
+    world.register(registration(2, 1));
+    assert_eq!(orders(&world.pass(), ShardTask::Copy), [(seq, 0, node(2))]);
+    held(&mut world, 2, seq, 0);
+    let checkpoint = &world.state.jobs[&JobId(1)].checkpoints[&seq];
+    assert_eq!((checkpoint.durability, checkpoint.degraded), (Some(Durability::Replicated), false));
+    assert_eq!(world.state.durability_now(checkpoint), Some(Durability::Replicated));
+    world.lose(2);
+    let checkpoint = &world.state.jobs[&JobId(1)].checkpoints[&seq];
+    assert_eq!(world.state.durability_now(checkpoint), Some(Durability::Local), "what is true now");
+}
+
+#[test]
+fn a_node_can_only_speak_of_the_sealed_bytes_and_of_its_own_copy() {
+    let mut world = World::new(3);
+    let a = world.running_job("a", &json!({"workers": 1}));
+    let seq = world.sealed(a, 1, &[1, 2]);
+    world.observe(3, Observation::ShardHeld { attempt: a, seq, rank: 0, root: root(8) });
+    let lost = |root| Observation::ShardLost { attempt: a, seq, rank: 0, root, reason: "bit rot".to_owned() };
+    world.observe(3, lost(root(9)));
+    world.observe(2, lost(root(8)));
+    let other = Observation::ShardHeld { attempt: attempt(1, 7), seq, rank: 0, root: root(9) };
+    world.observe(3, other);
+    assert_eq!(
+        holders(&world, seq, 0),
+        [node(1), node(2)],
+        "other bytes, other attempts and other copies do not count"
+    );
+    world.observe(2, lost(root(9)));
+    assert_eq!(holders(&world, seq, 0), [node(1)]);
+    let plan = world.pass();
+    assert_eq!(orders(&plan, ShardTask::Copy).len(), 1, "and a damaged copy is replaced");
+}
+
+#[test]
+fn who_leaves_is_replaced_before_it_is_gone_and_what_a_lost_node_was_told_is_for_others() {
+    let mut world = World::new(4);
+    let a = world.running_job("a", &json!({"workers": 1}));
+    let seq = world.sealed(a, 1, &[1, 2]);
+    world.does(Command::DrainNode { node: node(2) });
+    let first = orders(&world.pass(), ShardTask::Copy);
+    let [(_, _, target)] = first.try_into().expect("one order");
+    assert!(target == node(3) || target == node(4), "{target}");
+    let n: u64 = target.as_str()[1..].parse().expect("a number");
+    world.lose(n);
+    let [(_, _, other)] = orders(&world.pass(), ShardTask::Copy).try_into().expect("another order");
+    assert!(other != target && other != node(2) && other != node(1), "{other}");
+    let mut wiped = registration(2, 2);
+    wiped.disk = DiskId::new("new").expect("valid");
+    world.lose(2);
+    world.register(wiped);
+    assert_eq!(holders(&world, seq, 0), [node(1)], "a new disk has nothing");
+}
+
+#[test]
+fn proofs_go_to_the_newest_stay_with_what_was_begun_and_end_the_order() {
+    let mut world = World::new(2);
+    let a = world.running_job("a", &json!({"checkpoint": {"keep": 3}}));
+    let first = world.sealed(a, 1, &[1, 2]);
+    assert_eq!(orders(&world.pass(), ShardTask::Prove).len(), 2);
+    let second = world.sealed(a, 2, &[1, 2]);
+    let third = world.sealed(a, 3, &[1, 2]);
+    assert_eq!(orders(&world.pass(), ShardTask::Prove), [], "the first one is being read");
+    world.seen.note_done((JobId(1), first), 0, ShardTask::Prove, node(1));
+    world.pass();
+    assert!(!world.state.jobs[&JobId(1)].checkpoints[&first].proven, "one rank is not all");
+    world.seen.note_done((JobId(1), first), 1, ShardTask::Prove, node(1));
+    world.pass();
+    assert!(!world.state.jobs[&JobId(1)].checkpoints[&first].proven, "who was not told proves nothing");
+    world.seen.note_done((JobId(1), first), 1, ShardTask::Prove, node(2));
+    world.pass();
+    let checkpoints = &world.state.jobs[&JobId(1)].checkpoints;
+    assert!(checkpoints[&first].proven && checkpoints[&first].shards.iter().all(|s| s.orders.is_empty()));
+    let next = orders(&world.look(), ShardTask::Prove);
+    assert!(next.iter().all(|(seq, ..)| *seq == third), "the newest, not {second}: {next:?}");
+}
+
+#[test]
+fn a_prover_that_finds_damage_is_replaced() {
+    let mut world = World::new(2);
+    let a = world.running_job("a", &json!({"workers": 1}));
+    let seq = world.sealed(a, 1, &[1, 2]);
+    assert_eq!(orders(&world.pass(), ShardTask::Prove), [(seq, 0, node(1))]);
+    let reason = "extent 3".to_owned();
+    world.observe(1, Observation::ShardLost { attempt: a, seq, rank: 0, root: root(9), reason });
+    let plan = world.pass();
+    assert_eq!(orders(&plan, ShardTask::Prove), [(seq, 0, node(2))]);
+    assert_eq!(orders(&plan, ShardTask::Copy), [(seq, 0, node(1))], "it gets good bytes again");
+}
+
+#[test]
+fn a_stored_job_is_stored_when_every_rank_is() {
+    let mut world = World::new(2);
+    let a = world.running_job("a", &json!({"checkpoint": {"durability": "stored"}}));
+    let seq = world.sealed(a, 1, &[1, 2]);
+    assert_eq!(orders(&world.pass(), ShardTask::Store).len(), 2);
+    world.seen.note_done((JobId(1), seq), 0, ShardTask::Store, node(1));
+    world.seen.note_done((JobId(1), seq), 1, ShardTask::Store, node(2));
+    world.pass();
+    let checkpoint = &world.state.jobs[&JobId(1)].checkpoints[&seq];
+    assert_eq!(world.state.durability_now(checkpoint), Some(Durability::Stored));
+    assert!(checkpoint.shards.iter().all(|shard| shard.ordered(ShardTask::Store).is_none()));
+    assert_eq!(orders(&world.look(), ShardTask::Store), []);
+}
+
+#[test]
+fn the_last_checkpoint_of_a_finished_job_is_looked_after_too() {
+    let mut world = World::new(3);
+    let a = world.running_job("a", &json!({"workers": 1}));
+    let seq = world.sealed(a, 1, &[1, 2]);
+    world.exited(a, 0, ExitStatus::Code(0));
+    world.release_all(a);
+    world.pass();
+    world.lose(2);
+    world.wait(5_000);
+    assert_eq!(orders(&world.pass(), ShardTask::Copy), [(seq, 0, node(3))]);
+}
+
+#[test]
+fn bytes_that_do_not_change_from_seal_to_seal_are_told() {
+    let mut world = World::new(2);
+    let a = world.running_job("a", &json!({}));
+    let first = world.sealed(a, 1, &[1, 2]);
+    let second = world.sealed(a, 2, &[1, 2]);
+    assert!(world.events.contains(&Event::CheckpointStale { job: JobId(1), seq: second, step: 2 }));
+    let seq = world.open(a, 3);
+    let mut seal = world.seal_of(a, seq, &[1, 2]);
+    if let Command::SealCheckpoint { shards, .. } = &mut seal {
+        (shards[0].root, shards[1].root) = (root(5), root(6));
+    }
+    world.does(seal);
+    let checkpoints = &world.state.jobs[&JobId(1)].checkpoints;
+    let stale = [first, second, seq].map(|seq| checkpoints[&seq].stale);
+    assert_eq!(stale, [false, true, false]);
+}
+
+/// Fails the current attempt and starts the next.
+fn fail(world: &mut World, number: u64) {
+    world.exited(attempt(1, number), 0, ExitStatus::Code(1));
+    world.release_all(attempt(1, number));
+    world.wait(120_000);
+}
+
+#[test]
+fn a_checkpoint_that_every_attempt_dies_of_is_set_aside_once() {
+    let mut world = World::new(1);
+    let change = json!({"workers": 1, "checkpoint": {"keep": 3}, "recovery": {"max_user_failures": 3}});
+    let a = world.running_job("a", &change);
+    let old = world.sealed(a, 1, &[1]);
+    let bad = world.sealed(a, 2, &[1]);
+    for number in 1..=4 {
+        fail(&mut world, number);
+        if number < 4 {
+            world.pass();
+            world.started(attempt(1, number + 1));
+        }
+    }
+    world.pass();
+    let state = |world: &World, seq| world.state.jobs[&JobId(1)].checkpoints[&seq].state;
+    assert_eq!(state(&world, bad), CheckpointState::Quarantined, "four deaths, three of them after it");
+    world.pass();
+    let restored =
+        |world: &World, number| world.state.attempt(&attempt(1, number)).and_then(|a| a.restore.from);
+    assert_eq!(restored(&world, 5), Some(old), "and the older one gets its chance");
+    for number in 5..=8 {
+        world.started(attempt(1, number));
+        fail(&mut world, number);
+        world.pass();
+    }
+    assert_eq!(state(&world, old), CheckpointState::Sealed, "a second one is the program's fault");
+    assert!(world.state.jobs[&JobId(1)].failing || world.state.jobs[&JobId(1)].state.is_final());
+}
+
+#[test]
+fn a_job_that_leaves_it_to_us_saves_as_often_as_its_cost_and_its_failures_say() {
+    let mut world = World::new(2);
+    let a = world.running_job("a", &json!({}));
+    let chosen = |world: &World| world.state.group(&a.group).and_then(|group| group.interval);
+    world.pass();
+    assert_eq!(chosen(&world), None, "nothing was measured yet");
+    world.seen.note_save_cost(a, 1, SaveCost { stall_ms: 2_000, write_ms: 5_000 });
+    world.pass();
+    let first = chosen(&world).expect("chosen");
+    assert_eq!((first.every_ms / 1_000, first.cost_ms, first.failures), (415, 2_000, 0));
+    world.wait(60_000);
+    assert!(world.look().commands.is_empty(), "a little more time changes nothing");
+    world.seen.note_save_cost(a, 0, SaveCost { stall_ms: 20_000, write_ms: 50_000 });
+    world.pass();
+    assert!(chosen(&world).is_some_and(|now| now.every_ms > first.every_ms));
+
+    let b = world.running_job("b", &json!({"checkpoint": {"every": "10s", "keep": 1}}));
+    world.seen.note_save_cost(b, 0, SaveCost { stall_ms: 2_000, write_ms: 5_000 });
+    world.pass();
+    assert_eq!(
+        world.state.group(&b.group).and_then(|group| group.interval),
+        None,
+        "who names a time keeps it"
+    );
+}

@@ -1,0 +1,32 @@
+//! What a node should do with shards of sealed checkpoints, computed from the applied state alone.
+
+use outlast_control::state::{Checkpoint, ClusterState, Node, ShardRecord, ShardTask};
+use outlast_proto::node::v1 as pb;
+use outlast_types::NodeId;
+
+/// Orders of one message; the others follow as these are carried out.
+const ORDERS_MAX: usize = 64;
+
+pub(super) fn desired_orders(state: &ClusterState, node: &NodeId) -> Vec<pb::ShardOrder> {
+    let orders = state.orders_of(node).take(ORDERS_MAX);
+    orders.map(|(task, checkpoint, shard)| order(state, task, checkpoint, shard)).collect()
+}
+
+fn order(
+    state: &ClusterState,
+    task: ShardTask,
+    checkpoint: &Checkpoint,
+    shard: &ShardRecord,
+) -> pb::ShardOrder {
+    let peer = |node: &Node| pb::Peer { node: node.id.to_string(), address: node.address.clone() };
+    let holders = state.live_holders(&shard.holders).filter_map(|holder| state.nodes.get(&holder.node));
+    pb::ShardOrder {
+        task: task.as_str().to_owned(),
+        attempt: checkpoint.attempt.to_string(),
+        checkpoint: checkpoint.seq.to_string(),
+        rank: shard.rank,
+        root: shard.root.0.to_vec(),
+        size_bytes: shard.size_bytes,
+        holders: if task == ShardTask::Copy { holders.map(peer).collect() } else { Vec::new() },
+    }
+}
