@@ -74,6 +74,14 @@ fn an_extent_at_a_time_is_the_same_as_a_stream() {
         again.extend_from_slice(extent);
     }
     assert_eq!(again, bytes);
+    for index in [2, 0, 1] {
+        reader.seek_extent(index).expect("there");
+        let at = (index * EXTENT) as usize;
+        let wanted = &bytes[at..bytes.len().min(at + EXTENT as usize)];
+        assert_eq!(reader.next_extent().expect("sound"), Some(wanted));
+    }
+    reader.seek_extent(3).expect("the end");
+    assert_eq!(reader.next_extent().expect("sound"), None);
     assert_eq!((reader.size_bytes(), reader.extent_bytes()), (10_000, EXTENT));
 }
 

@@ -1,7 +1,7 @@
 //! Reading one shard: no byte of an extent is handed out before the whole extent was verified.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use outlast_types::Digest;
@@ -65,6 +65,19 @@ impl ShardReader {
 
     pub fn extent_bytes(&self) -> u64 {
         self.outboard.extent_bytes
+    }
+
+    /// Goes to the beginning of an extent.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn seek_extent(&mut self, index: u64) -> Result<(), ReadError> {
+        let at = index.saturating_mul(self.outboard.extent_bytes);
+        self.file.seek(SeekFrom::Start(at)).map_err(|err| ReadError::from_io(err, index))?;
+        self.next = index;
+        self.extent.clear();
+        self.given = 0;
+        Ok(())
     }
 
     /// The next extent, verified; `None` after the last. Do not mix with `read`.
