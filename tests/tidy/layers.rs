@@ -17,6 +17,7 @@ const PURE: &[(&str, &[&str])] = &[
 const ONLY: &[(&str, &[&str])] = &[
     ("openraft", &["outlast-consensus"]),
     ("sled", &["outlast-consensus"]),
+    ("object_store", &["outlast-blobs"]),
     ("prost", &["outlast-proto", "outlast-coordinator"]),
     ("outlast-consensus", &["outlast-coordinator", "outlast"]),
     ("outlast-process", &["outlast-agent", "outlast"]),

@@ -4,13 +4,14 @@
 //!  begin ─► write (hashed as it goes) ─► finish: fsync, rename, fsync folder ─► ShardMeta (the receipt's content)
 //!  open_shard ─► every extent is verified before one byte of it is handed out (invariant "never bytes that do not match")
 //! ```
-//! Blocking I/O throughout: async callers use `spawn_blocking`. Nothing here decides what may be deleted: only what the
+//! Blocking I/O in all but `objects`: async callers use `spawn_blocking`. Nothing here decides what may be deleted: only what the
 //! log retired is removed, by exact key.
 
 mod bundle;
 mod extent;
 mod files;
 pub mod manifest;
+pub mod objects;
 mod outboard;
 pub mod pack;
 mod store;

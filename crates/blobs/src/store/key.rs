@@ -36,7 +36,7 @@ impl ShardKey {
 }
 
 /// The inverse of `AttemptId::file_name`.
-pub(super) fn parse_attempt(name: &str) -> Option<AttemptId> {
+pub(crate) fn parse_attempt(name: &str) -> Option<AttemptId> {
     let mut fields = name.splitn(4, '.');
     let (job, group, generation, number) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
     let attempt: AttemptId = format!("{job}/{group}@{generation}.{number}").parse().ok()?;

@@ -8,6 +8,7 @@
 //!                         RANK-ROOT.ext          extent hashes
 //!                         RANK-ROOT.seal         what the log said when it was sealed
 //!                         RANK-ROOT.bad          bytes that went bad, as evidence
+//!                         RANK-ROOT.upload       how far its upload to the object store is
 //! ```
 //! The files are the truth; the index in memory is rebuilt from them at open. Attempt, sequence number and root are in
 //! every path, so a worker of an old attempt can only write where nobody looks.
@@ -33,6 +34,8 @@ pub use key::{ShardKey, ShardMeta};
 pub use reader::{ReadError, ShardReader};
 pub use seal::SealNote;
 pub use writer::{ShardWriter, WriteError};
+
+pub(crate) use key::parse_attempt;
 
 use crate::extent::EXTENT_BYTES;
 use crate::files;
@@ -146,6 +149,7 @@ impl ShardStore {
         files::remove_if_there(&with_suffix(&data, "ext"))?;
         files::remove_if_there(&with_suffix(&data, "seal"))?;
         files::remove_if_there(&with_suffix(&data, "bad"))?;
+        files::remove_if_there(&with_suffix(&data, "upload"))?;
         self.inner.index.lock().remove(&(*key, root));
         if was_there {
             let folder = data.parent().expect("a shard lies in a folder");
@@ -165,7 +169,12 @@ impl ShardStore {
         free_bytes(&self.inner.root)
     }
 
-    fn data_path(&self, key: &ShardKey, root: Digest) -> PathBuf {
+    /// For files that are being written; on the same disk as the shards.
+    pub(crate) fn tmp(&self) -> PathBuf {
+        self.inner.root.join("tmp")
+    }
+
+    pub(crate) fn data_path(&self, key: &ShardKey, root: Digest) -> PathBuf {
         self.inner.root.join("blobs").join(key.path(root))
     }
 }
@@ -175,7 +184,7 @@ fn free_bytes(root: &Path) -> io::Result<u64> {
     Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
-fn with_suffix(data: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn with_suffix(data: &Path, suffix: &str) -> PathBuf {
     let mut name = data.as_os_str().to_owned();
     name.push(".");
     name.push(suffix);

@@ -67,6 +67,11 @@ impl ShardReader {
         self.outboard.extent_bytes
     }
 
+    /// The outboard file's bytes.
+    pub(crate) fn outboard_bytes(&self) -> Vec<u8> {
+        self.outboard.encode()
+    }
+
     /// Goes to the beginning of an extent.
     ///
     /// # Errors

@@ -94,7 +94,7 @@ impl ShardStore {
         }
     }
 
-    fn classify(&self, source: io::Error, wanted_bytes: u64) -> WriteError {
+    pub(crate) fn classify(&self, source: io::Error, wanted_bytes: u64) -> WriteError {
         if files::is_full(&source) {
             let free_bytes = free_bytes(&self.inner.root).unwrap_or(0);
             return WriteError::Full { wanted_bytes, free_bytes };
