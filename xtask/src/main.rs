@@ -1,5 +1,7 @@
 //! The project's own commands: `cargo xtask test` and its parts.
 
+mod python;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -13,6 +15,7 @@ cargo xtask COMMAND
   lint            format, lints and dependencies only
   unit            the tests of the crates, without clusters
   cluster [NAME]  clusters of real processes only; NAME picks tests whose name holds it
+  python          the Python environment that some tests need; `test` and `unit` make it too
   kill [N]        the kill tests N times over (20), stopping at the first failure
 ";
 
@@ -27,6 +30,7 @@ fn main() -> Result<()> {
             cluster(None)?;
         }
         ["lint"] => lint()?,
+        ["python"] => python_env(),
         ["unit"] => unit()?,
         ["cluster"] => cluster(None)?,
         ["cluster", name] => cluster(Some(name))?,
@@ -90,7 +94,22 @@ fn build() -> Result<()> {
     cargo("build", &["build", "--quiet", "--workspace", "--bins"])
 }
 
+/// A machine without Python or a package index still runs everything else: what needs it says that it is skipped.
+fn python_env() {
+    println!("\n== python environment: {}", python::folder().display());
+    let started = Instant::now();
+    match python::make() {
+        Ok(true) => println!("== python environment: {:.0} s", started.elapsed().as_secs_f64()),
+        Ok(false) => println!("== python environment: there already"),
+        Err(err) => println!(
+            "== python environment: not made ({err:#})\n== SKIPPED for want of it: the tests of the object store against \
+             an S3 server (crates/blobs/tests/objects.rs)"
+        ),
+    }
+}
+
 fn unit() -> Result<()> {
+    python_env();
     build()?;
     cargo("unit and property tests", &["test", "--quiet", "--workspace", "--exclude", "outlast-tests"])
 }
