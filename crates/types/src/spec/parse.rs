@@ -1,13 +1,14 @@
 //! From a job file's value to a checked [`JobSpec`]: unknown keys, wrong units and impossible numbers are named.
 
+mod checkpoint;
+
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use serde_json::{Map, Value};
 
 use super::{
-    CheckpointPolicy, Durability, Every, HangAfter, JobKind, JobSpec, OnBusy, Placement, ReadyCheck,
-    RecoveryPolicy, SPEC_SIZE_MAX, WORKERS_MAX, Workers,
+    HangAfter, JobKind, JobSpec, Placement, ReadyCheck, RecoveryPolicy, SPEC_SIZE_MAX, WORKERS_MAX, Workers,
 };
 use crate::{ByteSize, NodeId, Resources, Span};
 
@@ -178,7 +179,7 @@ pub fn parse(value: &Value) -> Result<JobSpec, SpecError> {
         workers: workers(&top, kind)?,
         resources: resources(&top)?,
         env: env(&top)?,
-        checkpoint: checkpoint(&top)?,
+        checkpoint: checkpoint::checkpoint(&top)?,
         recovery: recovery(&top)?,
         placement: placement(&top)?,
         ready: ready(&top, kind)?,
@@ -324,49 +325,6 @@ fn env(top: &Section<'_>) -> Result<BTreeMap<String, String>, SpecError> {
     Ok(env)
 }
 
-fn checkpoint(top: &Section<'_>) -> Result<CheckpointPolicy, SpecError> {
-    let known = &["every", "keep", "durability", "on_busy"];
-    let Some(section) = top.section("checkpoint", known)? else {
-        let on_busy = OnBusy::default();
-        return Ok(CheckpointPolicy { every: Every::Auto, keep: 3, durability: None, on_busy });
-    };
-    let durability = match section.text("durability")?.as_deref() {
-        None => None,
-        Some("local") => Some(Durability::Local),
-        Some("replicated") => Some(Durability::Replicated),
-        Some("stored") => Some(Durability::Stored),
-        Some(other) => {
-            return Err(invalid("checkpoint.durability", &other.into(), "use local, replicated or stored"));
-        }
-    };
-    let on_busy = match section.text("on_busy")?.as_deref() {
-        None | Some("skip") => OnBusy::Skip,
-        Some("wait") => OnBusy::Wait,
-        Some(other) => return Err(invalid("checkpoint.on_busy", &other.into(), "use skip or wait")),
-    };
-    let keep = section.whole("keep", 1, 1_000)?.unwrap_or(3) as u32;
-    Ok(CheckpointPolicy { every: every(&section)?, keep, durability, on_busy })
-}
-
-fn every(section: &Section<'_>) -> Result<Every, SpecError> {
-    let Some(text) = section.text("every")? else { return Ok(Every::Auto) };
-    if text == "auto" {
-        return Ok(Every::Auto);
-    }
-    if let Some(number) = text.strip_suffix("steps").or_else(|| text.strip_suffix("step")) {
-        if let Ok(steps @ 1..) = number.trim().parse() {
-            return Ok(Every::Steps(steps));
-        }
-    } else if let Some(span) = text.parse::<Span>().ok().filter(|span| span.millis() > 0) {
-        return Ok(Every::Time(span));
-    }
-    Err(invalid(
-        "checkpoint.every",
-        &text.into(),
-        "write a time such as 10s, a number of steps such as `100 steps`, or auto",
-    ))
-}
-
 fn recovery(top: &Section<'_>) -> Result<RecoveryPolicy, SpecError> {
     let mut policy = RecoveryPolicy {
         max_user_failures: 3,
@@ -425,6 +383,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::spec::Every;
 
     fn error(value: Value) -> String {
         parse(&value).expect_err("must be refused").to_string()
@@ -471,6 +430,8 @@ mod tests {
             (base("workers", json!({"min": 4, "max": 2})), "`workers.max`"),
             (base("checkpoint", json!({"every": "10 parsecs"})), "write a time such as 10s"),
             (base("checkpoint", json!({"every": "0 steps"})), "`checkpoint.every`"),
+            (base("checkpoint", json!({"durability": "eternal"})), "use local, replicated or stored"),
+            (base("checkpoint", json!({"on_busy": "queue"})), "use skip or wait"),
             (base("command", "true".into()), "for a shell line use `script`"),
             (base("command", json!([])), "`command`"),
             (base("script", "true".into()), "not both"),
