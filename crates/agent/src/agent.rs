@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use outlast_blobs::objects::{ObjectTier, StoreUrl, StoreUrlError};
 use outlast_blobs::{BundleStore, OpenError, ShardStore};
 use outlast_control::state::NodeFeatures;
 use outlast_process::{Cgroups, boot_now};
@@ -48,6 +49,8 @@ pub enum StartError {
     },
     #[error("the blob stores in the data folder cannot be used: {0}")]
     Blobs(String),
+    #[error("the object store cannot be used: {0}")]
+    Store(String),
     #[error("this machine's {what} cannot be found out")]
     Machine {
         what: &'static str,
@@ -88,6 +91,7 @@ impl Agent {
             features: NodeFeatures {
                 cgroup_fence: context.cgroups.can_fence,
                 cgroup_memory: context.cgroups.can_limit_memory,
+                object_store: context.store.is_some(),
             },
         };
         let mut agent_loop = AgentLoop::new(Arc::clone(&context), introduction);
@@ -171,10 +175,18 @@ async fn prepare(
         folder,
         shards,
         bundles,
+        store: open_store(config)?,
         coordinators: config.coordinators.clone(),
         events,
     });
     Ok((Arc::new(context), listener))
+}
+
+fn open_store(config: &AgentConfig) -> Result<Option<ObjectTier>, StartError> {
+    let Some(url) = &config.store else { return Ok(None) };
+    let unusable = |err: &dyn std::error::Error| StartError::Store(chain(err));
+    let url: StoreUrl = url.parse().map_err(|err: StoreUrlError| unusable(&err))?;
+    ObjectTier::open(&url, &config.store_options).map(Some).map_err(|err| unusable(&err))
 }
 
 /// A lock outlives its owner for moments: a child of it that is between fork and exec still has the file open.

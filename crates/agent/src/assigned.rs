@@ -57,6 +57,9 @@ pub(crate) struct RestoreFrom {
     pub(crate) root: Digest,
     pub(crate) size_bytes: u64,
     pub(crate) holders: Vec<Peer>,
+    /// The object store has it too.
+    #[serde(default)]
+    pub(crate) stored: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +113,8 @@ pub(crate) struct ShardOrder {
     pub(crate) size_bytes: u64,
     /// Who has the bytes.
     pub(crate) holders: Vec<Peer>,
+    /// The object store has them too.
+    pub(crate) stored: bool,
 }
 
 /// All that the cluster wants here, as of a log index.
@@ -157,7 +162,7 @@ impl TryFrom<pb::Restore> for RestoreFrom {
     type Error = FieldError;
 
     fn try_from(restore: pb::Restore) -> Result<Self, FieldError> {
-        let pb::Restore { checkpoint, step, attempt, root, size_bytes, holders } = restore;
+        let pb::Restore { checkpoint, step, attempt, root, size_bytes, holders, stored } = restore;
         Ok(Self {
             seq: parse("restore.checkpoint", &checkpoint)?,
             step,
@@ -165,6 +170,7 @@ impl TryFrom<pb::Restore> for RestoreFrom {
             root: digest("restore.root", &root)?,
             size_bytes,
             holders: peers(holders),
+            stored,
         })
     }
 }
@@ -173,12 +179,12 @@ impl TryFrom<pb::ShardOrder> for ShardOrder {
     type Error = FieldError;
 
     fn try_from(order: pb::ShardOrder) -> Result<Self, FieldError> {
-        let pb::ShardOrder { task, attempt, checkpoint, rank, root, size_bytes, holders } = order;
+        let pb::ShardOrder { task, attempt, checkpoint, rank, root, size_bytes, holders, stored } = order;
         let attempt: AttemptId = parse("order.attempt", &attempt)?;
         let seq = parse("order.checkpoint", &checkpoint)?;
         let shard = ShardKey { job: attempt.group.job, attempt, seq, rank };
         let key = OrderKey { task: shard_task(&task)?, shard, root: digest("order.root", &root)? };
-        Ok(Self { key, size_bytes, holders: peers(holders) })
+        Ok(Self { key, size_bytes, holders: peers(holders), stored })
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use outlast_blobs::objects::StoreOptions;
 use outlast_types::{ByteSize, NodeId};
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,12 @@ pub struct AgentConfig {
     /// For placement and failure domains (`zone`, `rack`).
     pub labels: BTreeMap<String, String>,
     pub resources: ResourceOverrides,
+    /// Where checkpoints go whose policy is `stored`: `s3://bucket/prefix`, `gs://`, `az://` or `file:///folder`. The same
+    /// for all agents of a cluster, and for no other cluster. Default: none.
+    pub store: Option<String>,
+    /// Endpoint and credentials of the object store, under the names of its usual variables; never written anywhere.
+    #[serde(skip)]
+    pub store_options: StoreOptions,
     /// The program that is run as `PROGRAM keeper DIR`. Default: this one.
     pub keeper_exe: Option<PathBuf>,
     /// Allow another address than loopback although nothing is encrypted or authenticated yet.
@@ -53,6 +60,8 @@ impl Default for AgentConfig {
             advertise: None,
             labels: BTreeMap::new(),
             resources: ResourceOverrides::default(),
+            store: None,
+            store_options: StoreOptions::default(),
             keeper_exe: None,
             insecure: false,
         }

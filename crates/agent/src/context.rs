@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use outlast_blobs::objects::ObjectTier;
 use outlast_blobs::{BundleStore, ShardStore};
 use outlast_control::state::{Holder, Tier};
 use outlast_process::Cgroups;
@@ -34,6 +35,8 @@ pub(crate) struct Context {
     pub(crate) folder: Folder,
     pub(crate) shards: ShardStore,
     pub(crate) bundles: BundleStore,
+    /// Where sealed checkpoints go whose policy says so.
+    pub(crate) store: Option<ObjectTier>,
     pub(crate) coordinators: Arc<Coordinators>,
     pub(crate) checkpoints: Checkpoints,
     pub(crate) newest: Mutex<NewestAttempts>,
@@ -57,6 +60,7 @@ pub(crate) struct Parts {
     pub(crate) folder: Folder,
     pub(crate) shards: ShardStore,
     pub(crate) bundles: BundleStore,
+    pub(crate) store: Option<ObjectTier>,
     pub(crate) coordinators: Vec<String>,
     pub(crate) events: mpsc::Sender<Event>,
 }
@@ -64,7 +68,18 @@ pub(crate) struct Parts {
 impl Context {
     pub(crate) fn new(parts: Parts) -> Self {
         let Parts {
-            node, boot, disk, resources, address, keeper_exe, cgroups, folder, shards, bundles, ..
+            node,
+            boot,
+            disk,
+            resources,
+            address,
+            keeper_exe,
+            cgroups,
+            folder,
+            shards,
+            bundles,
+            store,
+            ..
         } = parts;
         Self {
             node,
@@ -78,6 +93,7 @@ impl Context {
             folder,
             shards,
             bundles,
+            store,
             coordinators: Arc::new(Coordinators::new(parts.coordinators)),
             checkpoints: Checkpoints::new(),
             newest: Mutex::default(),

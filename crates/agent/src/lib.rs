@@ -38,3 +38,4 @@ pub use agent_loop::AgentError;
 pub use config::{AgentConfig, ConfigError, DEFAULT_PORT, ResourceOverrides};
 pub use event::StopWorkers;
 pub use folder::FolderError;
+pub use outlast_blobs::objects::StoreOptions;

@@ -407,6 +407,7 @@ async fn a_checkpoint_is_copied_sealed_and_restored_also_from_a_peer_when_the_ow
         root: receipt.root.clone(),
         size_bytes: receipt.size_bytes,
         holders: peers.to_vec(),
+        stored: false,
     };
     let script = "test \"$(cat $OUTLAST_RESTORE_DIR/w)\" = forty-two && exit 5";
     fake.desire("n2", 20, vec![pb::DesiredWorker { restore: Some(restore), ..shell(A2, script) }]);

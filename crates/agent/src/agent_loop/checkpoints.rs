@@ -12,12 +12,16 @@ use outlast_types::{CheckpointSeq, Digest, JobId};
 
 use super::AgentLoop;
 use crate::checkpoints::Fate;
-use crate::context::blocking;
+use crate::context::{Context, blocking};
 use crate::event::Event;
-use crate::upkeep::{UpkeepEvent, damage};
+use crate::upkeep::{UpkeepEvent, damage, store};
 
 /// Bytes that no record names are kept this long, whatever the log says: the last word in a doubt is a person's.
 const ORPHAN_AGE: Duration = Duration::from_secs(24 * 3_600);
+/// Tries to take a retired checkpoint out of the object store: about a day of an outage.
+const REMOVE_TRIES: u32 = 150;
+const REMOVE_AGAIN_MIN: Duration = Duration::from_secs(2);
+const REMOVE_AGAIN_MAX: Duration = Duration::from_secs(600);
 
 /// What to do on the disk.
 enum Order {
@@ -62,14 +66,18 @@ impl AgentLoop {
         let context = Arc::clone(&self.context);
         self.context.tasks.spawn(async move {
             let (store, holder) = (context.shards.clone(), context.holder());
-            let absent = blocking(move || {
+            let done = blocking(move || {
                 let absent = orders.iter().flat_map(|(_, _, order)| absent(&store, &holder, order)).collect();
-                orders.iter().for_each(|(job, seq, order)| of_checkpoint(&store, *job, *seq, order));
-                absent
+                let stored =
+                    orders.iter().flat_map(|(job, seq, order)| of_checkpoint(&store, *job, *seq, order));
+                (absent, stored.collect())
             });
-            let absent: Vec<UpkeepEvent> = absent.await;
+            let (absent, stored): (Vec<UpkeepEvent>, Vec<ShardMeta>) = done.await;
             for event in absent {
                 let _ = context.events.send(Event::Upkeep(event)).await;
+            }
+            for meta in stored {
+                remove_stored(&context, meta).await;
             }
         });
     }
@@ -80,21 +88,49 @@ impl AgentLoop {
         let of = |meta: &ShardMeta| (meta.key.job, meta.key.seq) == (job, seq);
         let (store, stop) = (self.context.shards.clone(), self.context.shutdown.clone());
         for meta in self.context.shards.list().into_iter().filter(of) {
-            let (store, stop) = (store.clone(), stop.clone());
+            let (context, store, stop) = (Arc::clone(&self.context), store.clone(), stop.clone());
             self.context.tasks.spawn(async move {
                 let wait = ORPHAN_AGE.saturating_sub(store.age(&meta.key, meta.root).unwrap_or_default());
-                if stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
-                    blocking(move || carry_out(&store, &meta, &Order::Remove)).await;
+                if stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+                    return;
                 }
+                if store.is_stored(&meta.key, meta.root) {
+                    return remove_stored(&context, meta).await;
+                }
+                blocking(move || carry_out(&store, &meta, &Order::Remove)).await;
             });
         }
     }
 }
 
-fn of_checkpoint(store: &ShardStore, job: JobId, seq: CheckpointSeq, order: &Order) {
-    let shards = store.list();
-    for meta in shards.iter().filter(|meta| (meta.key.job, meta.key.seq) == (job, seq)) {
-        carry_out(store, meta, order);
+/// Carries the order out for all ranks that are here; those that the object store has too are left for `remove_stored`.
+fn of_checkpoint(store: &ShardStore, job: JobId, seq: CheckpointSeq, order: &Order) -> Vec<ShardMeta> {
+    let shards = store.list().into_iter().filter(|meta| (meta.key.job, meta.key.seq) == (job, seq));
+    let is_stored =
+        |meta: &ShardMeta| matches!(order, Order::Remove) && store.is_stored(&meta.key, meta.root);
+    let (stored, here): (Vec<ShardMeta>, Vec<ShardMeta>) = shards.partition(is_stored);
+    here.iter().for_each(|meta| carry_out(store, meta, order));
+    stored
+}
+
+/// The object store first: the seal beside the own bytes says what is to go there. What does not go now goes when the
+/// agent connects again, at the latest.
+async fn remove_stored(context: &Arc<Context>, meta: ShardMeta) {
+    let mut pause = REMOVE_AGAIN_MIN;
+    for _ in 0..REMOVE_TRIES {
+        match store::remove(context, &meta).await {
+            Ok(()) => {
+                let shards = context.shards.clone();
+                return blocking(move || carry_out(&shards, &meta, &Order::Remove)).await;
+            }
+            Err(reason) => {
+                tracing::warn!(job = %meta.key.job, checkpoint = %meta.key.seq, rank = meta.key.rank, reason, "a retired checkpoint stays in the object store for now");
+            }
+        }
+        if context.shutdown.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            return;
+        }
+        pause = (pause * 2).min(REMOVE_AGAIN_MAX);
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
+use outlast_blobs::objects::GetError;
 use outlast_blobs::{ShardKey, ShardMeta};
 use outlast_client::channel::connect_lazy;
 use outlast_control::state::{Holder, Tier};
@@ -20,7 +21,9 @@ use tonic::{Code, Status};
 use crate::assigned::{BundleRef, Peer, RestoreFrom};
 use crate::context::Context;
 use crate::coordinators::{answer, timed};
-use crate::transfer::{CHUNK_BYTES, Incoming, ReceiveError, read_chunks, receive_bundle, receive_shard};
+use crate::transfer::{
+    CHUNK_BYTES, Incoming, ReceiveError, chain, read_chunks, receive_bundle, receive_shard,
+};
 
 /// The slowest network that a copy is waited for on; slower is as good as gone.
 const BYTES_PER_S_MIN: u64 = 4 << 20;
@@ -37,6 +40,17 @@ pub(crate) enum Unusable {
     Transient(String),
     /// This node's own trouble (its disk): no holder is to blame.
     Local(String),
+}
+
+impl Unusable {
+    pub(crate) fn reason(&self) -> &str {
+        match self {
+            Unusable::Corrupt(reason)
+            | Unusable::Missing(reason)
+            | Unusable::Transient(reason)
+            | Unusable::Local(reason) => reason,
+        }
+    }
 }
 
 fn deadline(size_bytes: u64) -> Duration {
@@ -124,6 +138,29 @@ pub(crate) async fn get_shard(
         Err(ReceiveError::Mismatch(reason)) => Err(Unusable::Corrupt(reason)),
         Err(ReceiveError::Write(reason)) => Err(Unusable::Local(reason)),
     }
+}
+
+/// Fetches a shard from the object store into the own store; verified when it returns.
+pub(crate) async fn get_stored(
+    context: &Arc<Context>,
+    key: ShardKey,
+    root: outlast_types::Digest,
+    size_bytes: u64,
+) -> Result<(), Unusable> {
+    let Some(tier) = &context.store else {
+        let reason = "this agent has no object store: start it with --store URL".to_owned();
+        return Err(Unusable::Transient(reason));
+    };
+    let got = tier.get_shard(&context.shards, &key, root, size_bytes).await;
+    got.map(drop).map_err(|err| {
+        let reason = chain(&err);
+        match err {
+            GetError::Corrupt { .. } => Unusable::Corrupt(reason),
+            GetError::Missing => Unusable::Missing(reason),
+            GetError::Transient { .. } | GetError::Refused { .. } => Unusable::Transient(reason),
+            GetError::Write { .. } => Unusable::Local(reason),
+        }
+    })
 }
 
 fn unusable(status: &Status) -> Unusable {

@@ -8,6 +8,7 @@
 
 mod orders;
 mod scrub;
+pub(crate) mod store;
 mod work;
 
 pub(crate) use orders::{Ended, Upkeep};

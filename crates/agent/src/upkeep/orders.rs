@@ -17,6 +17,8 @@ use crate::context::Context;
 const COPIES_MAX: usize = 2;
 /// Shards being read back: one, beside what training reads and writes.
 const PROOFS_MAX: usize = 1;
+/// Uploads under way: each sends several parts at a time by itself.
+const UPLOADS_MAX: usize = 2;
 /// An ended order that is still listed after this long was given again, or its end was lost: it is carried out again.
 const AGAIN_MS: Millis = 20_000;
 
@@ -43,12 +45,18 @@ pub(crate) struct Upkeep {
     orders: BTreeMap<OrderKey, State>,
     copies: Arc<Semaphore>,
     proofs: Arc<Semaphore>,
+    uploads: Arc<Semaphore>,
 }
 
 impl Upkeep {
     pub(crate) fn new() -> Self {
         let turns = |count| Arc::new(Semaphore::new(count));
-        Self { orders: BTreeMap::new(), copies: turns(COPIES_MAX), proofs: turns(PROOFS_MAX) }
+        Self {
+            orders: BTreeMap::new(),
+            copies: turns(COPIES_MAX),
+            proofs: turns(PROOFS_MAX),
+            uploads: turns(UPLOADS_MAX),
+        }
     }
 
     /// Begins what is new and ends what is no longer wanted.
@@ -82,7 +90,8 @@ impl Upkeep {
         self.orders.insert(order.key, State::Running(stop.clone()));
         let turns = match order.key.task {
             ShardTask::Copy => Arc::clone(&self.copies),
-            ShardTask::Prove | ShardTask::Store => Arc::clone(&self.proofs),
+            ShardTask::Prove => Arc::clone(&self.proofs),
+            ShardTask::Store => Arc::clone(&self.uploads),
         };
         context.tasks.spawn(work::carry_out(Arc::clone(context), order, turns, stop));
     }

@@ -9,7 +9,7 @@ use outlast_types::Digest;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::{Ended, OrderKey, UpkeepEvent, damage};
+use super::{Ended, OrderKey, UpkeepEvent, damage, store};
 use crate::assigned::{RestoreFrom, ShardOrder};
 use crate::context::{Context, blocking};
 use crate::event::Event;
@@ -31,9 +31,7 @@ pub(super) async fn carry_out(
         Some(match key.task {
             ShardTask::Copy => copy(&context, &order).await,
             ShardTask::Prove => prove(&context, &key, &stop).await,
-            ShardTask::Store => {
-                Ended::Later("this agent has no object store: start it with --store".to_owned())
-            }
+            ShardTask::Store => store::store(&context, &key).await,
         })
     };
     let Some(Some(ended)) = stop.run_until_cancelled(work).await else { return };
@@ -42,7 +40,7 @@ pub(super) async fn carry_out(
 
 /// Fetches from the first holder that has good bytes. What is here already is only verified.
 async fn copy(context: &Arc<Context>, order: &ShardOrder) -> Ended {
-    let ShardOrder { key: OrderKey { shard, root, .. }, size_bytes, holders } = order.clone();
+    let ShardOrder { key: OrderKey { shard, root, .. }, size_bytes, holders, stored } = order.clone();
     let store = context.shards.clone();
     if blocking(move || store.verify(&shard, root)).await.is_ok() {
         return Ended::Done;
@@ -54,6 +52,7 @@ async fn copy(context: &Arc<Context>, order: &ShardOrder) -> Ended {
         root,
         size_bytes,
         holders: holders.clone(),
+        stored,
     };
     let mut said = Vec::new();
     for peer in holders.iter().filter(|peer| peer.node != context.node.as_str()) {
@@ -63,6 +62,12 @@ async fn copy(context: &Arc<Context>, order: &ShardOrder) -> Ended {
             Err(Unusable::Corrupt(reason) | Unusable::Missing(reason) | Unusable::Transient(reason)) => {
                 said.push(format!("{}: {reason}", peer.node));
             }
+        }
+    }
+    if stored {
+        match client::get_stored(context, shard, root, size_bytes).await {
+            Ok(()) => return Ended::Done,
+            Err(unusable) => said.push(format!("object store: {}", unusable.reason())),
         }
     }
     match said.is_empty() {

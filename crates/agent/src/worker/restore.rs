@@ -52,7 +52,18 @@ pub(super) async fn restore(
                 Err(unusable) => said.push((peer.node.clone(), unusable)),
             }
         }
-        if from.holders.is_empty() {
+        if from.stored {
+            let fetched = client::get_stored(context, key, from.root, from.size_bytes).await;
+            let tried = match fetched {
+                Ok(()) => unpack_own(context, key, &from, dir).await,
+                Err(unusable) => Err(unusable),
+            };
+            match tried {
+                Ok(()) => return Ok(()),
+                Err(unusable) => said.push(("object store".to_owned(), unusable)),
+            }
+        }
+        if from.holders.is_empty() && !from.stored {
             // Only nodes that are there are named: those that have it are merely away.
             let nobody = "no node that has it is there".to_owned();
             said.push(("others".to_owned(), Unusable::Transient(nobody)));
@@ -135,6 +146,7 @@ mod tests {
             root: Digest([0; 32]),
             size_bytes: 0,
             holders: Vec::new(),
+            stored: false,
         };
         let said = |unusable: Unusable| {
             verdict(&from, &[("a".into(), Unusable::Missing("m".into())), ("b".into(), unusable)])

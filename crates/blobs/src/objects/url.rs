@@ -114,7 +114,7 @@ impl fmt::Debug for StoreUrl {
 /// Endpoint, region and credentials under the names of the usual environment variables (`AWS_ACCESS_KEY_ID`,
 /// `AWS_ENDPOINT_URL`, `AWS_ALLOW_HTTP`, `GOOGLE_APPLICATION_CREDENTIALS`, `AZURE_STORAGE_ACCOUNT_NAME`, …). Printed, it
 /// shows names only.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct StoreOptions(BTreeMap<String, String>);
 
 impl StoreOptions {

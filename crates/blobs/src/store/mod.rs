@@ -9,6 +9,7 @@
 //!                         RANK-ROOT.seal         what the log said when it was sealed
 //!                         RANK-ROOT.bad          bytes that went bad, as evidence
 //!                         RANK-ROOT.upload       how far its upload to the object store is
+//!                         RANK-ROOT.stored       the object store may have it: to be taken away there too
 //! ```
 //! The files are the truth; the index in memory is rebuilt from them at open. Attempt, sequence number and root are in
 //! every path, so a worker of an old attempt can only write where nobody looks.
@@ -150,6 +151,7 @@ impl ShardStore {
         files::remove_if_there(&with_suffix(&data, "seal"))?;
         files::remove_if_there(&with_suffix(&data, "bad"))?;
         files::remove_if_there(&with_suffix(&data, "upload"))?;
+        files::remove_if_there(&with_suffix(&data, "stored"))?;
         self.inner.index.lock().remove(&(*key, root));
         if was_there {
             let folder = data.parent().expect("a shard lies in a folder");

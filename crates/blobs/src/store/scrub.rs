@@ -53,6 +53,20 @@ impl ShardStore {
         }
     }
 
+    /// Notes that the object store may have this shard from here, durably: before it has.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn mark_stored(&self, key: &ShardKey, root: Digest) -> io::Result<()> {
+        let path = with_suffix(&self.data_path(key, root), "stored");
+        files::write_durable(&self.inner.root.join("tmp"), &path, b"")
+    }
+
+    /// Whether the object store may have this shard from here.
+    pub fn is_stored(&self, key: &ShardKey, root: Digest) -> bool {
+        with_suffix(&self.data_path(key, root), "stored").exists()
+    }
+
     /// How long ago the shard was written; `None` where the disk does not say.
     pub fn age(&self, key: &ShardKey, root: Digest) -> Option<Duration> {
         fs::metadata(self.data_path(key, root)).ok()?.modified().ok()?.elapsed().ok()

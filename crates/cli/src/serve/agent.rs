@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use outlast_agent::{Agent, AgentConfig, AgentError, FolderError, StartError, StopWorkers};
+use outlast_agent::{Agent, AgentConfig, AgentError, FolderError, StartError, StopWorkers, StoreOptions};
 use outlast_types::{ByteSize, NodeId};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +26,7 @@ pub(super) const KEYS: &[Key] = &[
     Key { path: "resources.memory", variable: "OUTLAST_MEMORY", kind: Kind::Size },
     Key { path: "resources.gpus", variable: "OUTLAST_GPUS", kind: Kind::Number },
     Key { path: "resources.custom", variable: "OUTLAST_RESOURCES", kind: Kind::Counts },
+    Key { path: "store", variable: "OUTLAST_STORE", kind: Kind::Text },
     Key { path: "keeper_exe", variable: "OUTLAST_KEEPER_EXE", kind: Kind::Text },
     Key { path: "insecure", variable: "OUTLAST_INSECURE", kind: Kind::Flag },
 ];
@@ -70,6 +71,9 @@ pub(crate) struct AgentArgs {
     /// A counted resource of your own; may be repeated
     #[arg(long, value_name = "NAME=N", value_parser = count)]
     resource: Vec<(String, u64)>,
+    /// Object store for checkpoints whose policy is `stored`: s3://bucket/prefix, gs://, az://, file:///folder
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
     /// Listen on an address that is not loopback although there is no TLS yet
     #[arg(long)]
     insecure: bool,
@@ -94,7 +98,8 @@ impl AgentArgs {
         if self.daemon.print_config {
             return self.daemon.print(&layers);
         }
-        let config: AgentConfig = layers.resolve()?;
+        let mut config: AgentConfig = layers.resolve()?;
+        config.store_options = StoreOptions::from_vars(std::env::vars());
         self.daemon.start_logging()?;
         daemon::run(|shutdown| serve(config, shutdown))
     }
@@ -122,6 +127,7 @@ impl AgentArgs {
             .flag("resources.memory", "memory", self.memory.map(|memory| memory.0.into()))
             .flag("resources.gpus", "gpus", self.gpus.map(Into::into))
             .flag("resources.custom", "resource", (!custom.is_empty()).then(|| json!(custom)))
+            .flag("store", "store", self.store.clone().map(Into::into))
             .flag("insecure", "insecure", self.insecure.then_some(true.into())))
     }
 }
@@ -145,7 +151,10 @@ pub(super) fn not_started(error: &StartError) -> Problem {
         StartError::Config(_) => Exit::Usage,
         StartError::Folder(source) => folder_exit(source),
         StartError::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => Exit::Conflict,
-        StartError::Listen { .. } | StartError::Blobs(_) | StartError::Machine { .. } => Exit::Failed,
+        StartError::Listen { .. }
+        | StartError::Blobs(_)
+        | StartError::Store(_)
+        | StartError::Machine { .. } => Exit::Failed,
     };
     Problem::new(exit, "the agent did not start").because_of(error)
 }

@@ -97,6 +97,9 @@ pub(super) fn poisoned(pass: &Pass<'_>, job: &Job, group: &Group) -> Option<(Che
 
 /// A rank whose bytes nobody has any more: every disk that held them was replaced.
 fn lost_rank(checkpoint: &Checkpoint) -> Option<u32> {
+    if checkpoint.stored_at.is_some() {
+        return None;
+    }
     checkpoint.shards.iter().find(|shard| shard.holders.is_empty()).map(|shard| shard.rank)
 }
 

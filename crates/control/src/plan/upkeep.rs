@@ -61,7 +61,7 @@ fn copy(pass: &mut Pass<'_>, nodes: &mut Nodes<'_>, job: &Job, checkpoint: &Chec
     }
     let mut orders = Vec::new();
     for shard in &checkpoint.shards {
-        if shard.ordered(ShardTask::Copy).is_some() || !is_thin(pass, shard) {
+        if shard.ordered(ShardTask::Copy).is_some() || !is_thin(pass, shard, checkpoint.stored_at.is_some()) {
             continue;
         }
         if let Some(node) = target(pass, nodes, checkpoint, shard) {
@@ -72,11 +72,12 @@ fn copy(pass: &mut Pass<'_>, nodes: &mut Nodes<'_>, job: &Job, checkpoint: &Chec
 }
 
 /// Readable, but in one failure domain only. Holders on their way out do not count.
-fn is_thin(pass: &Pass<'_>, shard: &ShardRecord) -> bool {
+fn is_thin(pass: &Pass<'_>, shard: &ShardRecord, stored: bool) -> bool {
     let is_leaving = |holder: &Holder| pass.state.nodes.get(&holder.node).is_some_and(|node| node.draining);
     let staying: Vec<Holder> =
         pass.state.live_holders(&shard.holders).filter(|holder| !is_leaving(holder)).cloned().collect();
-    pass.state.live_holders(&shard.holders).next().is_some() && pass.state.live_domains_of(&staying) < 2
+    let is_readable = pass.state.live_holders(&shard.holders).next().is_some() || stored;
+    is_readable && pass.state.live_domains_of(&staying) < 2
 }
 
 /// A node in another failure domain, the one with the fewest copies to make; among equals the ranks take turns.
@@ -167,7 +168,11 @@ fn prove(pass: &mut Pass<'_>, job: &Job, checkpoint: &Checkpoint) {
 fn missing(pass: &Pass<'_>, checkpoint: &Checkpoint, task: ShardTask) -> Vec<(u32, NodeId)> {
     let unordered = checkpoint.shards.iter().filter(|shard| shard.ordered(task).is_none());
     let holder = |shard: &ShardRecord| {
-        let holders: Vec<&Holder> = pass.state.live_holders(&shard.holders).collect();
+        let can = |holder: &&Holder| {
+            let node = pass.state.nodes.get(&holder.node);
+            task != ShardTask::Store || node.is_some_and(|node| node.features.object_store)
+        };
+        let holders: Vec<&Holder> = pass.state.live_holders(&shard.holders).filter(can).collect();
         let holder = holders.get(shard.rank as usize % holders.len().max(1))?;
         Some((shard.rank, holder.node.clone()))
     };

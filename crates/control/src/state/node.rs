@@ -21,6 +21,13 @@ pub struct NodeFeatures {
     pub cgroup_fence: bool,
     /// Memory limits are enforced.
     pub cgroup_memory: bool,
+    /// It can reach an object store.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub object_store: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -132,10 +132,16 @@ impl ClusterState {
         domains.len()
     }
 
-    /// Sealed, and every rank's shard has a live holder.
+    /// Sealed, and every rank's shard has a live holder, or is in the object store and a node can reach that.
     pub fn is_good(&self, checkpoint: &Checkpoint) -> bool {
         let has_holder = |holders: &[Holder]| self.live_holders(holders).next().is_some();
-        checkpoint.is_sealed() && checkpoint.shards.iter().all(|shard| has_holder(&shard.holders))
+        let is_held = || checkpoint.shards.iter().all(|shard| has_holder(&shard.holders));
+        checkpoint.is_sealed() && (is_held() || checkpoint.stored_at.is_some() && self.reaches_store())
+    }
+
+    fn reaches_store(&self) -> bool {
+        let reaches = |node: &Node| node.condition == NodeCondition::Registered && node.features.object_store;
+        self.nodes.values().any(reaches)
     }
 
     /// The newest sealed checkpoint of the group, whether it can be read now or not.

@@ -79,7 +79,7 @@ pub(crate) fn registration(n: u64, run: u64) -> Registration {
             custom: BTreeMap::new(),
         },
         labels: BTreeMap::new(),
-        features: NodeFeatures { cgroup_fence: true, cgroup_memory: true },
+        features: NodeFeatures { cgroup_fence: true, cgroup_memory: true, object_store: true },
         feature_level: 1,
         adopted: Vec::new(),
         exited: Vec::new(),

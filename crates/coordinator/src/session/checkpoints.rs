@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use outlast_control::state::{Checkpoint, ClusterState, Event};
+use outlast_control::state::{Checkpoint, ClusterState, Event, Job};
 use outlast_proto::node::v1 as pb;
 use outlast_proto::view::checkpoint_word;
 use outlast_types::{AttemptId, CheckpointSeq, JobId, NodeId};
@@ -33,9 +33,7 @@ pub(super) fn update(state: &ClusterState, job: JobId, seq: CheckpointSeq) -> pb
     let record = state.jobs.get(&job);
     let checkpoint = record.and_then(|job| job.checkpoints.get(&seq));
     let seal = match (record, checkpoint) {
-        (Some(job), Some(checkpoint)) if checkpoint.is_sealed() => {
-            seal_text(state, &job.spec.name, job.id, checkpoint)
-        }
+        (Some(job), Some(checkpoint)) if checkpoint.is_sealed() => seal_text(state, job, checkpoint),
         _ => String::new(),
     };
     pb::CheckpointUpdate {
@@ -53,13 +51,16 @@ pub(super) fn update(state: &ClusterState, job: JobId, seq: CheckpointSeq) -> pb
 }
 
 /// What an agent keeps beside the bytes, so that a cluster whose coordinators are all gone can be rebuilt.
-fn seal_text(state: &ClusterState, job_name: &str, job: JobId, checkpoint: &Checkpoint) -> String {
+fn seal_text(state: &ClusterState, job: &Job, checkpoint: &Checkpoint) -> String {
     let cluster = state.config.as_ref().map(|config| config.cluster_id.as_str());
+    let bundle = job.bundle.as_ref().map(|bundle| (bundle.digest, bundle.size_bytes));
     serde_json::json!({
         "format": 1,
         "cluster_id": cluster,
-        "job": job,
-        "job_name": job_name,
+        "job": job.id,
+        "job_name": job.spec.name,
+        "spec": job.spec,
+        "bundle": bundle,
         "index": state.applied,
         "checkpoint": checkpoint,
     })

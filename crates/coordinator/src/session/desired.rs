@@ -152,6 +152,7 @@ fn restore_source(
         root: shard.root.0.to_vec(),
         size_bytes: shard.size_bytes,
         holders: holders.into_iter().take(HOLDERS_MAX).map(peer).collect(),
+        stored: checkpoint.stored_at.is_some(),
     })
 }
 

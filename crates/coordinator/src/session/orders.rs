@@ -27,6 +27,7 @@ fn order(
         rank: shard.rank,
         root: shard.root.0.to_vec(),
         size_bytes: shard.size_bytes,
+        stored: checkpoint.stored_at.is_some(),
         holders: if task == ShardTask::Copy { holders.map(peer).collect() } else { Vec::new() },
     }
 }

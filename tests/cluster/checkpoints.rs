@@ -1,0 +1,158 @@
+//! What becomes of sealed checkpoints when disks lie, lose and are lost.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use outlast_local::Builder;
+use serde_json::{Value, json};
+
+use super::harness::{Outlast, exe, wait_for};
+
+/// Saves three steps in turn, each with its own bytes, and waits for each seal; then ends, or waits for a sign.
+fn saving(name: &str, durability: &str, then: &str) -> Value {
+    let outlast = exe();
+    let script = format!(
+        "set -e; if [ -n \"$OUTLAST_RESTORE_DIR\" ]; then cat \"$OUTLAST_RESTORE_DIR/weights\" >> \"$RESULT\"; exit 0; fi
+         for step in 1 2 3; do
+           mkdir -p out; head -c 3000000 /dev/zero | tr '\\0' \"$step\" > out/weights
+           {} checkpoint put out --step $step --wait 60s
+         done
+         {then}",
+        outlast.display()
+    );
+    json!({
+        "name": name, "script": script, "resources": {"cpus": 0.5},
+        "checkpoint": {"keep": 1, "durability": durability},
+    })
+}
+
+/// The newest sealed checkpoint, once it fits.
+fn wait_checkpoint(outlast: &Outlast, job: &str, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+    wait_for(what, || {
+        let output = outlast.run(&["job", "show", job, "-o", "json"]);
+        let job: Value = serde_json::from_slice(&output.stdout).ok()?;
+        let mut sealed = job["checkpoints"].as_array()?.iter().filter(|c| c["state"] == "sealed");
+        sealed.next_back().filter(|newest| fits(newest)).cloned()
+    })
+}
+
+fn live_holders(checkpoint: &Value) -> Vec<String> {
+    let holders = checkpoint["shards"][0]["holders"].as_array().map_or(&[][..], Vec::as_slice);
+    let live = holders.iter().filter(|holder| holder["live"] == true);
+    live.filter_map(|holder| holder["node"].as_str().map(str::to_owned)).collect()
+}
+
+fn is_replicated(checkpoint: &Value) -> bool {
+    checkpoint["durability_now"] == "replicated"
+}
+
+/// Files below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        match entry.path() {
+            path if path.is_dir() => found.extend(files(&path)),
+            path => found.push(path),
+        }
+    }
+    found
+}
+
+/// The shard's file on a node.
+fn shard(outlast: &Outlast, node: &str, checkpoint: &Value) -> Option<PathBuf> {
+    let root = checkpoint["shards"][0]["root"].as_str().expect("a root");
+    let name = format!("0-{root}");
+    let folder = outlast.cluster.folder().join(node).join("shards/blobs");
+    files(&folder).into_iter().find(|path| path.file_name().is_some_and(|file| *file == *name))
+}
+
+#[test]
+fn checkpoint_shards_deleted_under_a_running_agent_are_replaced_without_a_hand() {
+    let outlast = Outlast::start(1, 3);
+    let job = outlast.submit(&saving("a", "replicated", "true"));
+    outlast.wait_success(&job);
+    let newest = wait_checkpoint(&outlast, &job, "two copies", is_replicated);
+    let before = live_holders(&newest);
+    fs::remove_dir_all(outlast.cluster.folder().join(&before[0]).join("shards")).expect("deleted");
+    // The folder's loss is noticed, a copy is ordered, and it arrives: at the same node or at another one.
+    let repaired = wait_for("the copy to be replaced", || {
+        let newest = wait_checkpoint(&outlast, &job, "two copies", is_replicated);
+        let holders = live_holders(&newest);
+        holders.iter().all(|node| shard(&outlast, node, &newest).is_some()).then_some(newest)
+    });
+    assert_eq!(repaired["shards"][0]["root"], newest["shards"][0]["root"]);
+    outlast.ok(&["checkpoint", "verify", &job, newest["id"].as_str().expect("an id")]);
+    let events = outlast.ok(&["job", "events", &job]);
+    assert!(events.contains("lost its copy") && events.contains("has a copy"), "{events}");
+    outlast.assert_nothing_left();
+}
+
+#[test]
+fn checkpoint_bytes_that_rot_are_found_by_verify_and_replaced() {
+    let outlast = Outlast::start(1, 2);
+    let job = outlast.submit(&saving("a", "replicated", "true"));
+    outlast.wait_success(&job);
+    let newest = wait_checkpoint(&outlast, &job, "two copies and a proof", |newest| {
+        is_replicated(newest) && newest["proven"] == true
+    });
+    let node = live_holders(&newest).remove(0);
+    let path = shard(&outlast, &node, &newest).expect("its file");
+    let good = fs::read(&path).expect("readable");
+    let mut bytes = good.clone();
+    bytes[1_234_567] ^= 1;
+    fs::write(&path, &bytes).expect("written");
+    let id = newest["id"].as_str().expect("an id").to_owned();
+    let verified = outlast.run(&["checkpoint", "verify", &job, &id]);
+    let said = String::from_utf8_lossy(&verified.stdout).into_owned();
+    assert!(said.contains("corrupt") || said.contains("damaged"), "{said}");
+    wait_for("good bytes in their place", || {
+        let back = shard(&outlast, &node, &newest).and_then(|path| fs::read(path).ok());
+        (back.as_deref() == Some(good.as_slice())).then_some(())
+    });
+    wait_checkpoint(&outlast, &job, "two copies again", is_replicated);
+    outlast.ok(&["checkpoint", "verify", &job, &id]);
+    outlast.assert_nothing_left();
+}
+
+#[test]
+fn checkpoint_in_the_object_store_survives_every_disk_and_goes_when_it_is_retired() {
+    let bucket = tempfile::tempdir().expect("a folder");
+    let url = format!("file://{}", bucket.path().display());
+    let builder = Builder::new(exe()).coordinators(1).agents(2).agent_args(&["--cpus", "4", "--store", &url]);
+    let mut outlast = Outlast::start_with(builder);
+    let result = outlast.cluster.folder().join("result");
+    let mut spec = saving("a", "stored", "while :; do sleep 0.2; done");
+    spec["env"] = json!({"RESULT": result});
+    let job = outlast.submit(&spec);
+    let is_stored = |c: &Value| c["step"] == 3 && c["durability_now"] == "stored";
+    wait_checkpoint(&outlast, &job, "the third step in the store", is_stored);
+    // Earlier ones are retired (keep: 1), and leave the store by their exact keys.
+    wait_for("one commit to be left", || {
+        let all = files(bucket.path());
+        let commits = all.iter().filter(|path| path.ends_with("COMMIT")).count();
+        (commits == 1).then_some(())
+    });
+    for i in 0..outlast.cluster.agents.len() {
+        let agent = &mut outlast.cluster.agents[i];
+        agent.kill_tree();
+        let folder = outlast.cluster.folder().join(outlast.cluster.agents[i].name.clone());
+        fs::remove_dir_all(folder).expect("the disk is lost");
+    }
+    // A machine whose disk was replaced waits one lease under its old name.
+    for node in ["n1", "n2"] {
+        wait_for("the node to be lost", || {
+            (outlast.json(&["node", "show", node])["condition"] == "lost").then_some(())
+        });
+    }
+    for agent in &mut outlast.cluster.agents {
+        agent.start().expect("starts with an empty disk");
+    }
+    outlast.wait_success(&job);
+    let restored = fs::read(&result).expect("the worker wrote what it restored");
+    assert!(
+        restored.len() == 3_000_000 && restored.iter().all(|byte| *byte == b'3'),
+        "{} bytes",
+        restored.len()
+    );
+    outlast.assert_nothing_left();
+}
