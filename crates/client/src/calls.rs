@@ -111,14 +111,17 @@ impl Client {
         unary!(self, get_checkpoint, checkpoint_request(job, checkpoint))
     }
 
-    /// Takes as long as reading every copy takes.
+    /// Asks the holders of these ranks (none: of all) for their copies. `deep`: takes as long as reading every copy.
     pub async fn verify_checkpoint(
         &self,
         job: &str,
         checkpoint: &str,
+        deep: bool,
+        ranks: &[u32],
     ) -> Result<pb::VerifyCheckpointResponse, ClientError> {
         let budget = Budget::slow(self.timeout, VERIFY_TIMEOUT);
-        call!(self, budget, verify_checkpoint, checkpoint_request(job, checkpoint))
+        let (job, checkpoint, ranks) = (job.to_owned(), checkpoint.to_owned(), ranks.to_vec());
+        call!(self, budget, verify_checkpoint, pb::VerifyCheckpointRequest { job, checkpoint, deep, ranks })
     }
 
     pub async fn pin_checkpoint(

@@ -16,6 +16,7 @@ mod identity;
 mod logs;
 mod pool;
 mod race;
+mod shard;
 
 pub use backup::BackupStream;
 pub use bundle::BundleFile;
@@ -25,3 +26,4 @@ pub use error::{ClientError, Tried};
 pub use events::EventStream;
 pub use identity::new_request_id;
 pub use logs::LogStream;
+pub use shard::ShardStream;

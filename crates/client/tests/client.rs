@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fake::{Mood, dead_url, eventually, start};
 use outlast_client::{BundleFile, Client, ClientError};
-use outlast_proto::control::v1::{JobLogsRequest, JobLogsResponse, LogLine};
+use outlast_proto::control::v1::{JobLogsRequest, JobLogsResponse, LogLine, ReadShardResponse};
 use outlast_proto::status::Failure;
 use tonic::Status;
 
@@ -172,4 +172,46 @@ async fn a_backup_comes_whole_or_not_at_all() {
     *second.fake.log_end.lock().expect("unpoisoned") = Some(Status::unavailable("dies"));
     let err = read(&second.url).await.expect_err("it broke off");
     assert!(err.to_string().contains("broke off"), "{err}");
+}
+
+/// `bytes` in pieces of three, said to be the shard `sealed`.
+fn pieces(bytes: &[u8], sealed: &[u8]) -> Vec<ReadShardResponse> {
+    let root = blake3::hash(sealed).as_bytes().to_vec();
+    let head = ReadShardResponse { root, size_bytes: sealed.len() as u64, ..Default::default() };
+    let piece = |data: &[u8]| ReadShardResponse { data: data.to_vec(), ..Default::default() };
+    std::iter::once(head).chain(bytes.chunks(3).map(piece)).collect()
+}
+
+async fn read_whole(client: &Client) -> Result<Vec<u8>, ClientError> {
+    let mut stream = client.read_shard("j1", "ck1", 0);
+    let mut bytes = Vec::new();
+    while let Some(news) = stream.next().await? {
+        bytes.extend(news);
+    }
+    Ok(bytes)
+}
+
+#[tokio::test]
+async fn a_shard_goes_on_at_another_coordinator_behind_what_came_already() {
+    let (first, second) = (start(Mood::Serves).await, start(Mood::Serves).await);
+    let sealed = b"weights and more weights";
+    *first.fake.shard_pieces.lock().expect("unpoisoned") = pieces(&sealed[..10], sealed);
+    *first.fake.shard_end.lock().expect("unpoisoned") = Some(Status::unavailable("dies"));
+    *second.fake.shard_pieces.lock().expect("unpoisoned") = pieces(sealed, sealed);
+    let bytes = read_whole(&client(&[&first.url, &second.url])).await.expect("goes on");
+    assert_eq!(bytes, sealed);
+}
+
+#[tokio::test]
+async fn a_shard_that_is_not_the_sealed_one_is_never_whole() {
+    let fake = start(Mood::Serves).await;
+    let sealed = b"weights and more weights";
+    for wrong in [&b"weights and more weightz"[..], b"weights", b""] {
+        *fake.fake.shard_pieces.lock().expect("unpoisoned") = pieces(wrong, sealed);
+        let error = read_whole(&client(&[&fake.url])).await.expect_err("other bytes");
+        assert!(
+            matches!(&error, ClientError::Failed { reason } if reason.contains("other bytes")),
+            "{error}"
+        );
+    }
 }

@@ -1,5 +1,7 @@
 //! What operators see: the state, with the leader's momentary knowledge, as messages of the control API.
 
+mod interval;
+
 use std::collections::BTreeMap;
 
 use outlast_control::plan::NodeHealth;
@@ -11,6 +13,9 @@ use outlast_types::{AttemptId, Durability, GroupId, NodeId, WallTime};
 
 use crate::control::v1 as pb;
 use crate::time::Timestamp;
+
+pub use interval::interval_text;
+use interval::interval_view;
 
 /// What only the leader knows; empty where nobody could ask it.
 #[derive(Clone, Debug, Default)]
@@ -75,6 +80,7 @@ fn group_view(job: &Job, group: &Group, notes: &LeaderNotes) -> pb::Group {
         infrastructure_failures_since_progress: group.infrastructure_failures.since_progress,
         done: group.done,
         waiting: notes.waiting.get(&group.id).cloned().unwrap_or_default(),
+        interval: Some(interval_view(job, group)),
     }
 }
 

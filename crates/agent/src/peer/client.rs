@@ -120,7 +120,8 @@ pub(crate) async fn get_shard(
     from: &RestoreFrom,
 ) -> Result<(), Unusable> {
     let wanted = shard_key((key, from.root, from.size_bytes));
-    let request = pb::GetShardRequest { cluster_id: context.cluster_text(), key: Some(wanted) };
+    let request =
+        pb::GetShardRequest { cluster_id: context.cluster_text(), key: Some(wanted), look_only: false };
     let mut client = connect(peer).map_err(|err| Unusable::Transient(err.to_string()))?;
     let within = deadline(from.size_bytes);
     let incoming = receive_shard(&context.shards, key, from.root, from.size_bytes);

@@ -90,7 +90,7 @@ impl PeerService for PeerServiceHandler {
     type GetShardStream = Chunks;
 
     async fn get_shard(&self, request: Request<pb::GetShardRequest>) -> Result<Response<Chunks>, Status> {
-        let pb::GetShardRequest { cluster_id, key } = request.into_inner();
+        let pb::GetShardRequest { cluster_id, key, look_only: _ } = request.into_inner();
         self.check_cluster(&cluster_id)?;
         let permit = permit(&self.transfers)?;
         shards::get(&self.context, key, permit).await.map(Response::new)
@@ -100,10 +100,10 @@ impl PeerService for PeerServiceHandler {
         &self,
         request: Request<pb::GetShardRequest>,
     ) -> Result<Response<pb::VerifyShardResponse>, Status> {
-        let pb::GetShardRequest { cluster_id, key } = request.into_inner();
+        let pb::GetShardRequest { cluster_id, key, look_only } = request.into_inner();
         self.check_cluster(&cluster_id)?;
         let _permit = permit(&self.transfers)?;
-        shards::verify(&self.context, key).await.map(Response::new)
+        shards::verify(&self.context, key, look_only).await.map(Response::new)
     }
 
     async fn put_bundle(

@@ -101,10 +101,15 @@ pub(super) async fn get(
 pub(super) async fn verify(
     context: &Arc<Context>,
     key: Option<pb::ShardKey>,
+    look_only: bool,
 ) -> Result<pb::VerifyShardResponse, Status> {
     let Wanted { key, root, .. } = key.try_into()?;
     let store = context.shards.clone();
-    let verified = blocking(move || store.read_back(&key, root, |_| true)).await;
+    let verified = blocking(move || match look_only {
+        true => store.look(&key, root),
+        false => store.read_back(&key, root, |_| true),
+    })
+    .await;
     if let Err(err) = &verified {
         tell_damage(context, key, root, err).await;
     }

@@ -1,8 +1,12 @@
 //! `outlast checkpoint`.
 
+mod bar;
+mod export;
 mod list;
+mod newest;
 mod pin;
 mod put;
+mod repair;
 mod show;
 mod verify;
 
@@ -29,8 +33,10 @@ enum Verb {
     List(list::List),
     /// Show one checkpoint: its shards and who holds them
     Show(show::Show),
-    /// Let every holder read and hash every byte; exit code 1 when a copy is damaged or missing
+    /// Ask every holder for its copy; exit code 1 when damage was found that was not repaired
     Verify(verify::Verify),
+    /// Write a checkpoint as ordinary folders, one a rank, every byte verified
+    Export(export::Export),
     /// Keep a checkpoint whatever the policy says
     Pin(pin::Pin),
     /// Leave a checkpoint to the policy again
@@ -46,6 +52,7 @@ impl CheckpointArgs {
             Verb::List(verb) => connection.run(|session| verb.run(session)),
             Verb::Show(verb) => connection.run(|session| verb.run(session)),
             Verb::Verify(verb) => connection.run(|session| verb.run(session)),
+            Verb::Export(verb) => connection.run(|session| verb.run(session)),
             Verb::Pin(verb) => connection.run(|session| verb.run(session)),
             Verb::Unpin(verb) => connection.run(|session| verb.run(session)),
             // Speaks with the node's agent, not with the cluster, and blocks.

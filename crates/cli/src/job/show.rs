@@ -49,6 +49,9 @@ fn group_part(group: &Group, paint: Paint) -> String {
     if !group.waiting.is_empty() {
         part += &format!(", waiting: {}", group.waiting);
     }
+    if let Some(interval) = group.interval.as_ref().filter(|_| !group.done) {
+        part += &format!("\n  saves {}", interval.text);
+    }
     part.push('\n');
     for attempt in group.attempts.iter().rev().take(ATTEMPTS_SHOWN) {
         part += &attempt_part(attempt, paint);

@@ -25,6 +25,9 @@ impl Paint {
     pub(crate) fn red(self, text: &str) -> String {
         self.wrap("31", text)
     }
+    pub(crate) fn yellow(self, text: &str) -> String {
+        self.wrap("33", text)
+    }
     pub(crate) fn dim(self, text: &str) -> String {
         self.wrap("2", text)
     }
@@ -36,12 +39,12 @@ impl Paint {
     pub(crate) fn state(self, word: &str) -> String {
         let first = word.split([',', ' ']).next().unwrap_or_default();
         match first {
-            "running" | "ready" | "succeeded" | "sealed" | "leader" | "ok" => {
+            "running" | "ready" | "succeeded" | "sealed" | "leader" | "good" | "repaired" => {
                 // A ready node that is cordoned or draining is not simply well.
                 self.wrap(if word.len() > first.len() { "33" } else { "32" }, word)
             }
-            "failed" | "lost" | "quarantined" | "corrupt" | "missing" => self.wrap("31", word),
-            "pending" | "cancelling" | "suspect" | "stopping" | "unreachable" | "learner" => {
+            "failed" | "lost" | "quarantined" | "damaged" | "missing" | "unrepaired" => self.wrap("31", word),
+            "pending" | "cancelling" | "suspect" | "stopping" | "unreachable" | "away" | "learner" => {
                 self.wrap("33", word)
             }
             _ => word.to_owned(),

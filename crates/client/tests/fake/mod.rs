@@ -31,6 +31,9 @@ pub(crate) struct Fake {
     pub(crate) log_end: Mutex<Option<Status>>,
     pub(crate) peers: Mutex<Vec<String>>,
     pub(crate) uploaded: Mutex<Vec<u8>>,
+    /// The pieces of every shard; afterwards it ends, or breaks.
+    pub(crate) shard_pieces: Mutex<Vec<pb::ReadShardResponse>>,
+    pub(crate) shard_end: Mutex<Option<Status>>,
 }
 
 pub(crate) struct Running {
@@ -74,6 +77,8 @@ pub(crate) async fn start(mood: Mood) -> Running {
         log_end: Mutex::default(),
         peers: Mutex::default(),
         uploaded: Mutex::default(),
+        shard_pieces: Mutex::default(),
+        shard_end: Mutex::default(),
     });
     let service = ControlServiceServer::from_arc(Arc::clone(&fake));
     let server = tokio::spawn(async move {
@@ -117,6 +122,7 @@ impl ControlService for Fake {
     type BackupClusterStream = Items<pb::BackupClusterResponse>;
     type JobLogsStream = Items<pb::JobLogsResponse>;
     type WatchEventsStream = Items<pb::WatchEventsResponse>;
+    type ReadShardStream = Items<pb::ReadShardResponse>;
 
     async fn submit_job(&self, request: Request<pb::SubmitJobRequest>) -> Answer<pb::SubmitJobResponse> {
         self.request_ids.lock().expect("unpoisoned").push(request.into_inner().request_id);
@@ -169,6 +175,14 @@ impl ControlService for Fake {
         Ok(Response::new(Box::pin(futures::stream::iter(items))))
     }
 
+    async fn read_shard(&self, _: Request<pb::ReadShardRequest>) -> Answer<Self::ReadShardStream> {
+        self.gate().await?;
+        let pieces = self.shard_pieces.lock().expect("unpoisoned").clone();
+        let end = self.shard_end.lock().expect("unpoisoned").clone();
+        let items = pieces.into_iter().map(Ok).chain(end.map(Err));
+        Ok(Response::new(Box::pin(futures::stream::iter(items.collect::<Vec<_>>()))))
+    }
+
     async fn cluster_status(
         &self,
         _: Request<pb::ClusterStatusRequest>,
@@ -209,7 +223,7 @@ impl ControlService for Fake {
         label_node(pb::LabelNodeRequest) -> pb::Node;
         list_checkpoints(pb::ListCheckpointsRequest) -> pb::ListCheckpointsResponse;
         get_checkpoint(pb::GetCheckpointRequest) -> pb::Checkpoint;
-        verify_checkpoint(pb::GetCheckpointRequest) -> pb::VerifyCheckpointResponse;
+        verify_checkpoint(pb::VerifyCheckpointRequest) -> pb::VerifyCheckpointResponse;
         pin_checkpoint(pb::PinCheckpointRequest) -> pb::Checkpoint;
         init_cluster(pb::InitClusterRequest) -> pb::ClusterStatusResponse;
         join_cluster(pb::JoinClusterRequest) -> pb::JoinClusterResponse;

@@ -5,17 +5,18 @@ use outlast_control::state::{
 };
 use outlast_proto::control::v1 as pb;
 use outlast_proto::status::Failure;
-use outlast_proto::view::{LeaderNotes, outcome_word};
+use outlast_proto::view::{LeaderNotes, interval_text, outcome_word};
 use outlast_types::{CauseClass, WallTime};
 
-use super::{ControlHandler, find_job};
+use super::{ControlHandler, find_job, upkeep};
+use crate::events::EventRing;
 
 impl ControlHandler {
     pub(crate) async fn explain_job(&self, job: &str) -> Result<pb::ExplainJobResponse, Failure> {
         let member = self.seat.member()?;
         member.confirm_read().await?;
         let notes = member.notes().await;
-        member.state(|state| Ok(explain(state, find_job(state, job)?, &notes)))
+        member.state(|state| Ok(explain(state, find_job(state, job)?, &notes, &member.events)))
     }
 }
 
@@ -32,7 +33,12 @@ impl Story {
     }
 }
 
-fn explain(state: &ClusterState, job: &Job, notes: &LeaderNotes) -> pb::ExplainJobResponse {
+fn explain(
+    state: &ClusterState,
+    job: &Job,
+    notes: &LeaderNotes,
+    events: &EventRing,
+) -> pb::ExplainJobResponse {
     let mut story = Story { lines: Vec::new() };
     let workers = job.spec.workers.max;
     let submitted =
@@ -41,6 +47,7 @@ fn explain(state: &ClusterState, job: &Job, notes: &LeaderNotes) -> pb::ExplainJ
     for group in &job.groups {
         tell_group(&mut story, job, group);
     }
+    tell_upkeep(&mut story, job, events);
     if job.state.is_final() {
         let why = job.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
         story.tell(job.finished_at, "", format!("the job {}{why}", past_tense(job.state)));
@@ -56,6 +63,21 @@ fn explain(state: &ClusterState, job: &Job, notes: &LeaderNotes) -> pb::ExplainJ
         job_id: job.id.to_string(),
         lines: story.lines.into_iter().map(line).collect(),
         now: now(state, job, notes),
+    }
+}
+
+/// What was done about its checkpoints meanwhile.
+fn tell_upkeep(story: &mut Story, job: &Job, events: &EventRing) {
+    let (lines, left_out) = upkeep::story(events, job.id);
+    if let (Some((first, _)), true) = (lines.first(), left_out > 0) {
+        story.tell(
+            Some(*first),
+            "",
+            format!("{left_out} earlier notes on its checkpoints are left out here"),
+        );
+    }
+    for (at, text) in lines {
+        story.tell(Some(at), "", text);
     }
 }
 
@@ -181,7 +203,8 @@ fn now(state: &ClusterState, job: &Job, notes: &LeaderNotes) -> String {
     if job.state.is_final() {
         return format!("it {}", past_tense(job.state));
     }
-    let parts: Vec<String> = job.groups.iter().filter_map(|group| group_now(group, notes)).collect();
+    let groups = job.groups.iter().filter_map(|group| group_now(job, group, notes));
+    let parts: Vec<String> = groups.chain(upkeep::now(job)).collect();
     if job.state == JobState::Cancelling {
         return format!(
             "it is being cancelled; {} workers still hold their resources",
@@ -191,7 +214,7 @@ fn now(state: &ClusterState, job: &Job, notes: &LeaderNotes) -> String {
     if parts.is_empty() { "all groups are done".to_owned() } else { parts.join("; ") }
 }
 
-fn group_now(group: &Group, notes: &LeaderNotes) -> Option<String> {
+fn group_now(job: &Job, group: &Group, notes: &LeaderNotes) -> Option<String> {
     if group.done {
         return None;
     }
@@ -203,7 +226,7 @@ fn group_now(group: &Group, notes: &LeaderNotes) -> Option<String> {
         Some(attempt) => {
             let phase = match attempt.phase {
                 AttemptPhase::Starting => starting_text(attempt),
-                AttemptPhase::Running => "runs".to_owned(),
+                AttemptPhase::Running => running_text(job, group),
                 AttemptPhase::Stopping | AttemptPhase::Ended => "is being stopped".to_owned(),
             };
             format!("group {name}: attempt {} {phase}", attempt.id.number)
@@ -213,6 +236,15 @@ fn group_now(group: &Group, notes: &LeaderNotes) -> Option<String> {
             None => format!("group {name} waits to be placed"),
         },
     })
+}
+
+/// With how often it saves, where it saves at all.
+fn running_text(job: &Job, group: &Group) -> String {
+    let has_saved = job.checkpoints.values().any(|checkpoint| checkpoint.attempt.group == group.id);
+    if !has_saved {
+        return "runs".to_owned();
+    }
+    format!("runs, and saves {}", interval_text(job.spec.checkpoint.every, group.interval.as_ref()))
 }
 
 /// Which rank it waits for; of several the first, because the others may wait for that one.

@@ -14,8 +14,11 @@ mod log_reader;
 mod logs;
 mod nodes;
 mod service;
+mod shards;
 mod status;
+mod upkeep;
 mod upload;
+mod verify;
 
 use std::sync::Arc;
 
@@ -35,6 +38,8 @@ const LOG_STREAMS_MAX: usize = 256;
 const BACKUPS_MAX: usize = 2;
 /// Watchers of events.
 const WATCHERS_MAX: usize = 1_024;
+/// Shards that are passed on at a time: each holds some MiB, and shares this coordinator's network with the heartbeats.
+const SHARD_STREAMS_MAX: usize = 8;
 /// What a client may call itself.
 const ACTOR_CHARS_MAX: usize = 128;
 
@@ -46,6 +51,7 @@ pub(crate) struct ControlHandler {
     log_streams: Arc<Semaphore>,
     watchers: Arc<Semaphore>,
     backups: Arc<Semaphore>,
+    shard_streams: Arc<Semaphore>,
 }
 
 impl ControlHandler {
@@ -57,6 +63,7 @@ impl ControlHandler {
             log_streams: Arc::new(Semaphore::new(LOG_STREAMS_MAX)),
             watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
             backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
+            shard_streams: Arc::new(Semaphore::new(SHARD_STREAMS_MAX)),
         }
     }
 }

@@ -23,6 +23,7 @@ impl ControlService for ControlHandler {
     type JobLogsStream = Pages<pb::JobLogsResponse>;
     type BackupClusterStream = Pages<pb::BackupClusterResponse>;
     type WatchEventsStream = Pages<pb::WatchEventsResponse>;
+    type ReadShardStream = Pages<pb::ReadShardResponse>;
 
     async fn submit_job(&self, request: Request<pb::SubmitJobRequest>) -> Answer<pb::SubmitJobResponse> {
         let source = source(&request);
@@ -96,9 +97,13 @@ impl ControlService for ControlHandler {
     }
     async fn verify_checkpoint(
         &self,
-        request: Request<pb::GetCheckpointRequest>,
+        request: Request<pb::VerifyCheckpointRequest>,
     ) -> Answer<pb::VerifyCheckpointResponse> {
         Ok(Response::new(self.verify_checkpoint(request.into_inner()).await?))
+    }
+    async fn read_shard(&self, request: Request<pb::ReadShardRequest>) -> Answer<Self::ReadShardStream> {
+        let pages = self.read_shard(request.into_inner()).await?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(pages))))
     }
     async fn pin_checkpoint(&self, request: Request<pb::PinCheckpointRequest>) -> Answer<pb::Checkpoint> {
         let source = source(&request);

@@ -1,0 +1,101 @@
+//! What was done about a job's checkpoints, for its chain of causes: copies ordered and made, damage, quarantines.
+//!
+//! Told from the newest applied entries that this coordinator remembers: the state keeps what is true now, not how it came
+//! about. A coordinator that was started a moment ago knows little; what is still in force is told by `now`.
+
+use outlast_control::state::{CheckpointState, Event, Job, ShardTask};
+use outlast_types::{JobId, WallTime};
+
+use crate::events::EventRing;
+
+/// The newest that are told: a lost node with many checkpoints is one story, not thousands of lines.
+const LINES_MAX: usize = 50;
+/// Entries that are looked at under one lock.
+const PAGE: usize = 2_000;
+
+/// Time and sentence, oldest first; with the number of older ones that were left out.
+pub(super) fn story(events: &EventRing, job: JobId) -> (Vec<(WallTime, String)>, usize) {
+    let mut told = Vec::new();
+    let mut from = 1;
+    loop {
+        let page = events.page(from, PAGE);
+        for entry in &page.entries {
+            let of_job = entry.events.iter().filter(|event| event.job() == Some(job) && matters(event));
+            told.extend(of_job.map(|event| (entry.at, event.to_string())));
+        }
+        if page.entries.len() < PAGE {
+            break;
+        }
+        from = page.through + 1;
+    }
+    let surplus = told.len().saturating_sub(LINES_MAX);
+    told.drain(..surplus);
+    (told, surplus)
+}
+
+/// Every checkpoint is sealed, proven and retired; that is no news.
+fn matters(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::CheckpointAborted { .. }
+            | Event::CheckpointQuarantined { .. }
+            | Event::CheckpointStale { .. }
+            | Event::ShardCopyOrdered { .. }
+            | Event::ShardCopied { .. }
+            | Event::ShardCopyFailed { .. }
+            | Event::ShardDamaged { .. }
+    )
+}
+
+/// What is being done at this moment, and what is out of use; `None` where there is nothing of it.
+pub(super) fn now(job: &Job) -> Option<String> {
+    let mut copies = Vec::new();
+    for checkpoint in job.checkpoints.values().filter(|checkpoint| checkpoint.is_sealed()) {
+        for shard in &checkpoint.shards {
+            let target = shard.ordered(ShardTask::Copy);
+            copies.extend(target.map(|node| format!("rank {} of {} to {node}", shard.rank, checkpoint.seq)));
+        }
+    }
+    let quarantined = job.checkpoints.values().filter(|one| one.state == CheckpointState::Quarantined);
+    let quarantined = quarantined.map(|checkpoint| {
+        let why = checkpoint.reason.as_deref().unwrap_or("no reason was kept");
+        format!("{} is quarantined ({why})", checkpoint.seq)
+    });
+    let copying = match copies.as_slice() {
+        [] => None,
+        [first] => Some(format!("{first} is being copied")),
+        [first, others @ ..] => Some(format!("{first} and {} others are being copied", others.len())),
+    };
+    let parts: Vec<String> = copying.into_iter().chain(quarantined).collect();
+    if parts.is_empty() { None } else { Some(parts.join("; ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use outlast_consensus::AppliedEntry;
+    use outlast_types::{CheckpointSeq, NodeId};
+
+    use super::*;
+
+    #[test]
+    fn damage_and_copies_of_the_job_are_told_and_the_rest_is_not() {
+        let (job, seq) = (JobId(1), CheckpointSeq(3));
+        let node = NodeId::new("n2").expect("valid");
+        let reason = "the bytes of extent 4 are not the ones that were sealed".to_owned();
+        let damaged =
+            |job| Event::ShardDamaged { job, seq, rank: 0, node: node.clone(), reason: reason.clone() };
+        let copied = Event::ShardCopied { job, seq, rank: 0, node: node.clone() };
+        let sealed = Event::CheckpointSealed { job, seq, step: 1 };
+        let events = vec![sealed, damaged(job), damaged(JobId(2)), copied];
+        let entry = AppliedEntry { index: 2, events, at: WallTime(5), replaced: false };
+        let (told, left_out) = story(&EventRing::of_new_cluster(entry.clone()), job);
+        let texts: Vec<&str> = told.iter().map(|(_, text)| text.as_str()).collect();
+        assert_eq!((texts.len(), left_out), (2, 0), "{texts:?}");
+        assert!(texts[0].contains("n2 lost its copy of rank 0 of ck3"), "{texts:?}");
+        assert!(texts[1].contains("n2 has a copy of rank 0 of ck3"), "{texts:?}");
+
+        let many = AppliedEntry { events: vec![damaged(job); LINES_MAX + 7], ..entry };
+        let (told, left_out) = story(&EventRing::of_new_cluster(many), job);
+        assert_eq!((told.len(), left_out), (LINES_MAX, 7));
+    }
+}
