@@ -1,6 +1,8 @@
 //! The coordinator's numbers: counters move with applied entries and calls, gauges are read off the state when somebody
 //! scrapes.
 
+mod checkpoints;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -67,6 +69,10 @@ impl Metrics {
                         counter.inc();
                     });
                 }
+                Event::CheckpointSealed { job, seq, .. } => {
+                    let took = member.state(|state| checkpoints::seal_seconds(state, *job, *seq));
+                    checkpoints::count_seal(&self.catalogue, took);
+                }
                 _ => {}
             }
         }
@@ -98,6 +104,7 @@ impl Metrics {
         self.catalogue.raft_applied_index.set(state.applied as f64);
         self.set_nodes(state, suspects);
         self.set_jobs(state);
+        checkpoints::set(&self.catalogue, state);
     }
 
     fn set_nodes(&self, state: &ClusterState, suspects: usize) {
@@ -128,20 +135,6 @@ impl Metrics {
             let labels = vec![("state", job_state.to_owned()), ("kind", kind.to_owned())];
             self.catalogue.jobs.with(labels, |gauge| {
                 gauge.set(count as f64);
-            });
-        }
-        self.catalogue.checkpoint_last_durable_step.clear();
-        self.catalogue.checkpoint_last_durable_timestamp.clear();
-        for job in state.active_jobs() {
-            let sealed = job.checkpoints.values().filter(|checkpoint| checkpoint.is_sealed());
-            let Some(newest) = sealed.max_by_key(|checkpoint| checkpoint.recency()) else { continue };
-            let labels = vec![("job_name", job.spec.name.clone())];
-            self.catalogue.checkpoint_last_durable_step.with(labels.clone(), |gauge| {
-                gauge.set(newest.step as f64);
-            });
-            let sealed_at = newest.sealed_at.unwrap_or(newest.opened_at);
-            self.catalogue.checkpoint_last_durable_timestamp.with(labels, |gauge| {
-                gauge.set(sealed_at.0 as f64 / 1_000.0);
             });
         }
     }

@@ -13,6 +13,15 @@ fn api_histogram() -> Histogram {
     Histogram::new(API_BUCKETS)
 }
 
+/// Bounds for what a checkpoint goes through, in seconds: from a small one on a fast disk to hundreds of GiB.
+const CHECKPOINT_BUCKETS: [f64; 14] =
+    [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 150.0, 300.0, 600.0, 1_800.0];
+
+/// Of `checkpoint_duration_seconds{phase}`, which coordinators and agents share.
+pub fn checkpoint_histogram() -> Histogram {
+    Histogram::new(CHECKPOINT_BUCKETS)
+}
+
 /// All of them; the gauges are set when somebody scrapes.
 #[derive(Debug)]
 pub struct CoordinatorMetrics {
@@ -31,6 +40,8 @@ pub struct CoordinatorMetrics {
     pub api_request_duration: CappedFamily<Histogram>,
     pub checkpoint_last_durable_step: CappedFamily<FloatGauge>,
     pub checkpoint_last_durable_timestamp: CappedFamily<FloatGauge>,
+    pub checkpoint_duration: CappedFamily<Histogram>,
+    pub checkpoint_replicas: CappedFamily<FloatGauge>,
     pub sessions: FloatGauge,
     pub disk_sync_seconds: FloatGauge,
     pub disk_sync_loaded_seconds: FloatGauge,
@@ -60,9 +71,20 @@ impl CoordinatorMetrics {
                 api_histogram,
             ),
             checkpoint_last_durable_step: registry
-                .gauges("checkpoint_last_durable_step", "Step of the newest sealed checkpoint"),
-            checkpoint_last_durable_timestamp: registry
-                .gauges("checkpoint_last_durable_timestamp_seconds", "Time of the newest seal"),
+                .gauges("checkpoint_last_durable_step", "Step of the newest sealed checkpoint that can be read"),
+            checkpoint_last_durable_timestamp: registry.gauges(
+                "checkpoint_last_durable_timestamp_seconds",
+                "Time at which the newest checkpoint that can be read was sealed",
+            ),
+            checkpoint_duration: registry.histograms(
+                "checkpoint_duration_seconds",
+                "How long checkpoints took, by phase: at coordinators `seal`, from opened to sealed",
+                checkpoint_histogram,
+            ),
+            checkpoint_replicas: registry.gauges(
+                "checkpoint_replicas",
+                "Copies of shards of sealed checkpoints, by state: live, away (its node is lost or has another disk), copying, missing (wanted, and nobody was told to make it)",
+            ),
             sessions: registry.gauge("sessions", "Agents connected to this coordinator"),
             disk_sync_seconds: registry
                 .gauge("disk_sync_seconds", "99th percentile of recent fdatasync probes"),
@@ -89,6 +111,10 @@ mod tests {
             gauge.set(4.0);
         });
         metrics.api_request_duration.with(vec![("route", "/x".to_owned())], |h| h.observe(0.002));
+        metrics.checkpoint_duration.with(vec![("phase", "seal".to_owned())], |h| h.observe(2.0));
+        metrics.checkpoint_replicas.with(vec![("state", "live".to_owned())], |gauge| {
+            gauge.set(6.0);
+        });
         let text = registry.render(Exposition::Prometheus);
         for wanted in [
             "outlast_build_info{version=\"1.2.3\"} 1",
@@ -97,6 +123,8 @@ mod tests {
             "outlast_nodes{condition=\"ready\"} 4",
             "outlast_api_request_duration_seconds_bucket{le=\"0.0025\",route=\"/x\"} 1",
             "# TYPE outlast_elections_total counter",
+            "outlast_checkpoint_duration_seconds_bucket{le=\"2.5\",phase=\"seal\"} 1",
+            "outlast_checkpoint_replicas{state=\"live\"} 6",
         ] {
             assert!(text.contains(wanted), "{wanted} is missing in\n{text}");
         }

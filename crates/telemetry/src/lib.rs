@@ -9,7 +9,7 @@ pub mod fields;
 pub mod logging;
 pub mod metrics;
 
-pub use coordinator::CoordinatorMetrics;
+pub use coordinator::{CoordinatorMetrics, checkpoint_histogram};
 pub use exposition::Exposition;
 pub use logging::{LogFormat, LoggingError};
 pub use metrics::{CappedFamily, FloatGauge, Labels, MetricRegistry};

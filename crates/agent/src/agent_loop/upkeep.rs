@@ -50,7 +50,7 @@ impl AgentLoop {
     fn shard_damaged(&mut self, shard: outlast_blobs::ShardKey, root: Digest, reason: String) {
         let (attempt, seq, rank) = (shard.attempt, shard.seq, shard.rank);
         tracing::error!(node = %self.context.node, %attempt, rank, checkpoint = %seq, reason, "a shard on this disk is damaged or gone; another copy takes its place");
-        self.context.metrics.shards_damaged.inc();
+        self.context.metrics.verify_failures.inc();
         let store = self.context.shards.clone();
         self.context.tasks.spawn(blocking(move || {
             if let Err(err) = store.set_aside(&shard, root) {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use outlast_blobs::{ReadError, ShardKey, ShardStore};
 use outlast_control::state::ShardTask;
+use outlast_process::boot_now;
 use outlast_types::Digest;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -13,6 +14,7 @@ use super::{Ended, OrderKey, UpkeepEvent, damage, store};
 use crate::assigned::{RestoreFrom, ShardOrder};
 use crate::context::{Context, blocking};
 use crate::event::Event;
+use crate::metrics::Phase;
 use crate::peer::client::{self, Unusable};
 
 /// What a proof may read in a second: training's own reads and writes go before it.
@@ -78,7 +80,9 @@ async fn copy(context: &Arc<Context>, order: &ShardOrder) -> Ended {
 
 async fn prove(context: &Arc<Context>, key: &OrderKey, stop: &CancellationToken) -> Ended {
     let (store, shard, root, stop) = (context.shards.clone(), key.shard, key.root, stop.clone());
+    let began = boot_now();
     let read = blocking(move || paced(&store, &shard, root, PROVE_BYTES_PER_S, || stop.is_cancelled())).await;
+    context.metrics.checkpoint_took(Phase::Prove, boot_now().since(began));
     match read {
         Ok(()) => Ended::Done,
         Err(err) => damage(&err).map_or_else(|| Ended::Later(crate::transfer::chain(&err)), Ended::Damaged),

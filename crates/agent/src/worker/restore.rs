@@ -11,6 +11,7 @@ use super::folder::WorkerDir;
 use super::handle::WorkerHandle;
 use crate::assigned::RestoreFrom;
 use crate::context::{Context, blocking};
+use crate::metrics::Phase;
 use crate::peer::client::{self, Unusable};
 use crate::transfer::chain;
 
@@ -34,11 +35,17 @@ pub(super) async fn restore(
 ) -> Result<(), RestoreError> {
     let (rank, dir, mut from) = (handle.key.rank, &handle.dir, from);
     let key = ShardKey { job: from.attempt.group.job, attempt: from.attempt, seq: from.seq, rank };
-    let until = Instant::now() + TRY_FOR;
+    let began = Instant::now();
+    let until = began + TRY_FOR;
+    let restored = || {
+        let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        context.metrics.checkpoint_took(Phase::Restore, millis);
+        Ok(())
+    };
     loop {
         let mut said = Vec::new();
         match unpack_own(context, key, &from, dir).await {
-            Ok(()) => return Ok(()),
+            Ok(()) => return restored(),
             Err(unusable) => said.push(("this node".to_owned(), unusable)),
         }
         for peer in from.holders.iter().filter(|peer| peer.node != context.node.as_str()) {
@@ -48,7 +55,7 @@ pub(super) async fn restore(
                 Err(unusable) => Err(unusable),
             };
             match tried {
-                Ok(()) => return Ok(()),
+                Ok(()) => return restored(),
                 Err(unusable) => said.push((peer.node.clone(), unusable)),
             }
         }

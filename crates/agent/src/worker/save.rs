@@ -25,6 +25,7 @@ use super::handle::WorkerHandle;
 use crate::assigned::WorkerKey;
 use crate::checkpoints::{Fate, Part};
 use crate::context::{Context, blocking};
+use crate::metrics::Phase;
 use crate::peer::client;
 use crate::transfer::chain;
 
@@ -172,7 +173,8 @@ async fn open_and_write(
     let write_ms = boot_now().since(began);
     *handle.save_cost.lock() = Some(SaveCost { stall_ms: write_ms, write_ms });
     let meta = written.inspect_err(|err| context.checkpoints.failed(part, err.to_string()))?;
-    context.metrics.checkpoint_bytes_written.inc_by(meta.size_bytes);
+    context.metrics.checkpoint_took(Phase::Write, write_ms);
+    context.metrics.checkpoint_bytes.inc_by(meta.size_bytes);
     announce_and_copy(context, handle, meta.clone());
     Ok(Saved { seq, root: meta.root, size_bytes: meta.size_bytes })
 }
@@ -225,6 +227,7 @@ fn replicas(handle: &WorkerHandle) -> usize {
 
 async fn copy(context: &Arc<Context>, handle: &WorkerHandle, part: Part, meta: &ShardMeta) {
     let mut holders = vec![context.holder()];
+    let began = boot_now();
     for round in 0..ROUNDS_MAX {
         let peers = handle.assigned.borrow().replica_peers.clone();
         for peer in peers {
@@ -243,6 +246,9 @@ async fn copy(context: &Arc<Context>, handle: &WorkerHandle, part: Part, meta: &
         }
         let enough = holders.len() >= replicas(handle);
         context.checkpoints.held(part, meta.root, meta.size_bytes, holders.clone(), !enough);
+        if enough {
+            context.metrics.checkpoint_took(Phase::Replicate, boot_now().since(began));
+        }
         if enough || !context.checkpoints.is_pending(&part) {
             return;
         }
