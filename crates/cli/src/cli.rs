@@ -141,6 +141,7 @@ mod tests {
             "dev --nodes 3 --keep",
             "demo --json out.json --keep",
             "bench control --runs 3",
+            "bench checkpoint --size 64MiB --json out.json",
             "version",
             "completions zsh",
             "keeper /tmp/x",

@@ -27,6 +27,11 @@ impl Figures {
         self.values.entry(name.to_owned()).or_default().push(value);
     }
 
+    /// Empty where there are none.
+    pub(super) fn values(&self, name: &str) -> &[f64] {
+        self.values.get(name).map_or(&[], Vec::as_slice)
+    }
+
     pub(super) fn table(&self) -> String {
         let mut text = format!("{:<58} {:>4} {:>10} {:>10} {:>10}\n", "what", "n", "min", "median", "max");
         for name in &self.order {

@@ -1,0 +1,104 @@
+//! `outlast bench worker`: the program of the benchmark's job. It saves as a training loop does, through the public SDK,
+//! and writes what it measured into a file.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use outlast_worker::{Saved, SealOutcome, Worker};
+
+use super::tensors::Tensors;
+
+/// Longer than any checkpoint stays open.
+const SEAL_LIMIT: Duration = Duration::from_secs(600);
+
+pub(super) const MEMCPY: &str = "memcpy of the same bytes, s";
+pub(super) const SEALED: &str = "replicated to a second agent and sealed after, s";
+pub(super) const SMALL_SEALED: &str = "small save: sealed after it was durable, ms";
+
+/// A way of handing over a checkpoint. Another one is another line here, and a row of its own in the table.
+pub(super) struct Way {
+    /// The row of the stall.
+    pub(super) stall: &'static str,
+    save: fn(&Worker, u64, &Tensors) -> Result<Saved>,
+}
+
+pub(super) const WAYS: &[Way] = &[Way { stall: "worker's stall, through a folder, s", save: through_folder }];
+
+#[derive(Debug, clap::Args)]
+pub(in crate::bench) struct WorkerArgs {
+    /// Bytes of a checkpoint
+    #[arg(long)]
+    size_bytes: u64,
+    #[arg(long)]
+    saves: u32,
+    /// Only the time until sealed is of interest
+    #[arg(long)]
+    small: bool,
+    /// Where the figures go
+    #[arg(long)]
+    out: PathBuf,
+}
+
+pub(in crate::bench) fn run(args: &WorkerArgs) -> Result<ExitCode> {
+    let worker = Worker::connect().context("the agent does not answer")?;
+    let worker = worker.context("this is not a worker: `outlast bench checkpoint` starts it")?;
+    let mut values: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    let mut tensors = Tensors::new(args.size_bytes);
+    // Its pages are touched before anything is timed. A small one's copy is of no interest.
+    let mut copy = Tensors::new(if args.small { 0 } else { args.size_bytes });
+    let mut step = 0;
+    for _ in 0..args.saves {
+        for way in WAYS {
+            step += 1;
+            tensors.change(step);
+            let began = Instant::now();
+            tensors.copy_into(&mut copy);
+            let copied = began.elapsed();
+            let began = Instant::now();
+            let saved = (way.save)(&worker, step, &tensors)?;
+            let stall = began.elapsed();
+            let sealed = wait_sealed(&worker, &saved)?;
+            if args.small {
+                values.entry(SMALL_SEALED).or_default().push(sealed.as_secs_f64() * 1_000.0);
+            } else {
+                values.entry(MEMCPY).or_default().push(copied.as_secs_f64());
+                values.entry(way.stall).or_default().push(stall.as_secs_f64());
+                values.entry(SEALED).or_default().push(sealed.as_secs_f64());
+            }
+        }
+    }
+    let text = serde_json::to_vec(&values).context("the figures are no JSON")?;
+    // The benchmark looks for the name: it appears with the whole content.
+    let part = args.out.with_extension("part");
+    fs::write(&part, text).and_then(|()| fs::rename(&part, &args.out)).context("no file for the figures")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn wait_sealed(worker: &Worker, saved: &Saved) -> Result<Duration> {
+    let began = Instant::now();
+    let outcome = worker.wait_sealed(&saved.checkpoint, SEAL_LIMIT);
+    match outcome.with_context(|| format!("nobody says what became of {}", saved.checkpoint))? {
+        SealOutcome::Sealed => Ok(began.elapsed()),
+        SealOutcome::GivenUp { reason } => bail!("{} was given up: {reason}", saved.checkpoint),
+    }
+}
+
+/// Files in the worker's own folder, then the call: the worker waits for both. The files are written anew each time, as
+/// `torch.save` does.
+fn through_folder(worker: &Worker, step: u64, tensors: &Tensors) -> Result<Saved> {
+    let folder = worker.checkpoint_dir().join("bench");
+    write_files(&folder, tensors)?;
+    worker.save_in_turn(step, &folder).context("the save failed")
+}
+
+fn write_files(folder: &Path, tensors: &Tensors) -> Result<()> {
+    fs::create_dir_all(folder).context("no folder for the checkpoint")?;
+    for (number, tensor) in tensors.iter().enumerate() {
+        fs::write(folder.join(format!("tensor-{number}")), tensor).context("a tensor was not written")?;
+    }
+    Ok(())
+}
