@@ -1,6 +1,7 @@
 //! Clusters of real processes, driven through the command line as an operator would.
 
 mod bad_input;
+mod checkpoint_verbs;
 mod checkpoints;
 mod cli;
 mod disk;
