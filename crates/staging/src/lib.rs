@@ -1,0 +1,17 @@
+//! What a worker and its agent agree on about staging: a slot of shared memory with a header, and a checkpoint's parts in
+//! it. A small crate of its own, because every worker carries it.
+//!
+//! ```text
+//!  0      header (state, step, length)   the agent writes FREE and WRITING, the worker only STAGED
+//!  2048   note: the checkpoint's number  the agent's alone, so that its successor knows what was opened
+//!  4096   the parts, packed as the folder that a restore gives back
+//! ```
+//! A slot is a plain file, usually on tmpfs: any language can map it, and an agent that was restarted finds it again. Here
+//! it is read and written with `pread` and `pwrite`: as fast as a copy through a mapping, and a file that somebody cut
+//! short is an error instead of a SIGBUS.
+
+mod header;
+mod parts;
+
+pub use header::{DATA_AT, HeaderError, Note, SlotHeader, SlotState};
+pub use parts::{PART_NAME_BYTES_MAX, Parts, PartsError};

@@ -1,0 +1,36 @@
+//! Staged parts against the packer of folders: the same names and bytes are the same archive.
+
+use std::io::Read;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+
+use outlast_blobs::{PackLimits, pack_dir, unpack};
+use outlast_staging::{DATA_AT, Parts};
+
+#[test]
+fn parts_are_packed_as_a_folder_with_the_same_files() {
+    let big = vec![7; 100_000];
+    let long = "n".repeat(outlast_staging::PART_NAME_BYTES_MAX);
+    let given: [(&str, &[u8]); 5] =
+        [("weights", &big), ("empty", b""), ("B", b"b"), ("whole", &[1; 512]), (&long, b"x")];
+    let tmp = tempfile::tempdir().expect("a folder");
+    let dir = tmp.path().join("dir");
+    std::fs::create_dir(&dir).expect("made");
+    for (name, bytes) in given {
+        std::fs::write(dir.join(name), bytes).expect("written");
+        std::fs::set_permissions(dir.join(name), std::fs::Permissions::from_mode(0o644)).expect("set");
+    }
+    let mut folder = Vec::new();
+    pack_dir(&dir, &mut folder, PackLimits::CHECKPOINT).expect("packed");
+
+    let parts = Parts::new(&given).expect("good names");
+    let slot = tempfile::tempfile().expect("a file");
+    // What an earlier checkpoint left in the slot must not show through.
+    slot.write_all_at(&vec![0xff; 200_000], 0).expect("written");
+    parts.write_at(&slot, DATA_AT).expect("written");
+    let mut staged = vec![0; parts.packed_bytes() as usize];
+    slot.read_exact_at(&mut staged, DATA_AT).expect("read");
+    assert!(staged == folder, "the bytes differ");
+    let back = tmp.path().join("back");
+    unpack(staged.as_slice().take(u64::MAX), &back, PackLimits::CHECKPOINT).expect("unpacked");
+    assert_eq!(std::fs::read(back.join("weights")).expect("there"), big);
+}
