@@ -11,7 +11,7 @@ use outlast_types::BootId;
 use crate::assigned::WorkerKey;
 use crate::context::{Context, blocking};
 use crate::worker::save::announce_and_copy;
-use crate::worker::{Record, WorkerDir, WorkerHandle, serve_socket, worker_dirs};
+use crate::worker::{Record, WorkerDir, WorkerHandle, resume, serve_socket, sweep_slots, worker_dirs};
 
 /// For a worker whose record cannot be read: killed processes are gone in moments, unless they hang in the kernel.
 const END_UNKNOWN_WITHIN_MS: u64 = 20_000;
@@ -29,6 +29,10 @@ pub(crate) struct Found {
 pub(crate) async fn find_workers(context: &Arc<Context>) -> Vec<Found> {
     let (workers, boot) = (context.folder.workers(), context.boot.clone());
     let found = blocking(move || scan(&workers, &boot)).await;
+    if let Some(slots) = context.folder.slots().map(Path::to_owned) {
+        let keep: Vec<_> = found.iter().map(|(_, record, _)| record.assigned.key.file_name()).collect();
+        blocking(move || sweep_slots(&slots, &keep)).await;
+    }
     found.into_iter().map(|(dir, record, outcome)| take_up(context, dir, record, outcome)).collect()
 }
 
@@ -95,8 +99,9 @@ fn take_up(
     outcome: Result<Adopted, AdoptError>,
 ) -> Found {
     let key = record.assigned.key;
+    let cancel = context.shutdown.child_token();
     let handle =
-        Arc::new(WorkerHandle::new(dir, record.assigned, boot_now(), context.shutdown.child_token()));
+        Arc::new(WorkerHandle::new(dir, context.folder.slots(), record.assigned, boot_now(), cancel));
     let may_run = !matches!(outcome, Ok(Adopted::Ended(_) | Adopted::Gone));
     if may_run && let Err(err) = serve_socket(context, &handle, &record.socket) {
         tracing::error!(attempt = %key.attempt, rank = key.rank, error = %err, "an adopted worker's socket cannot be served");
@@ -106,6 +111,8 @@ fn take_up(
             announce_and_copy(context, &handle, meta);
         }
     }
+    let (context2, handle2) = (Arc::clone(context), Arc::clone(&handle));
+    handle.saves.spawn(async move { resume::resume(&context2, &handle2).await });
     let is_ready = may_run && handle.dir.is_ready();
     Found { key, handle, outcome, is_ready }
 }

@@ -38,7 +38,7 @@ pub enum FolderError {
         #[source]
         source: serde_json::Error,
     },
-    #[error("{0} belongs to another user, or is not a folder: sockets of workers must be private")]
+    #[error("{0} belongs to another user, or is not a folder: what workers use must be private")]
     NotPrivate(PathBuf),
     #[error("{path} cannot be used")]
     Io {
@@ -71,6 +71,7 @@ struct Identity {
 pub(crate) struct Folder {
     root: PathBuf,
     sockets: PathBuf,
+    slots: Option<PathBuf>,
     identity: Mutex<Identity>,
     _lock: File,
 }
@@ -105,7 +106,8 @@ impl Folder {
         }
         let sockets = socket_dir(&root)?;
         private_dir(&root.join("workers"))?;
-        Ok(Self { root, sockets, identity: Mutex::new(identity), _lock: lock })
+        let slots = slots_dir(&root);
+        Ok(Self { root, sockets, slots, identity: Mutex::new(identity), _lock: lock })
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -123,6 +125,10 @@ impl Folder {
     /// Where the workers' sockets are.
     pub(crate) fn sockets(&self) -> &Path {
         &self.sockets
+    }
+    /// Where workers stage checkpoints in memory; made with the first slot. `None`: this machine has no such place.
+    pub(crate) fn slots(&self) -> Option<&Path> {
+        self.slots.as_deref()
     }
     pub(crate) fn cluster(&self) -> Option<ClusterId> {
         self.identity.lock().cluster.clone()
@@ -243,24 +249,41 @@ fn socket_dir(root: &Path) -> Result<PathBuf, FolderError> {
         private_dir(&inside)?;
         return Ok(inside);
     }
-    let hash = blake3::hash(root.as_os_str().as_encoded_bytes()).to_hex();
-    let uid = rustix::process::geteuid().as_raw();
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let base = runtime.filter(|dir| dir.is_absolute() && dir.as_os_str().len() <= SOCKET_DIR_BYTES_MAX - 28);
-    let dir = base.unwrap_or_else(|| PathBuf::from("/tmp")).join(format!("outlast-{uid}-{}", &hash[..12]));
-    match fs::DirBuilder::new().mode(0o700).create(&dir) {
+    let dir = base.unwrap_or_else(|| PathBuf::from("/tmp")).join(private_name(root));
+    owned_dir(&dir)?;
+    Ok(dir)
+}
+
+/// Makes a folder that only its user can enter, where somebody else may have been first.
+///
+/// # Errors
+/// When it is another user's, or cannot be made.
+pub(crate) fn owned_dir(dir: &Path) -> Result<(), FolderError> {
+    match fs::DirBuilder::new().mode(0o700).create(dir) {
         Err(err) if err.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(FolderError::Io { path: dir, source: err });
+            return Err(FolderError::Io { path: dir.to_owned(), source: err });
         }
         _ => {}
     }
-    // Somebody else may have been there first, `/tmp` being everybody's.
-    let meta = fs::symlink_metadata(&dir).map_err(io_error(&dir))?;
-    if !meta.is_dir() || meta.uid() != uid {
-        return Err(FolderError::NotPrivate(dir));
+    let meta = fs::symlink_metadata(dir).map_err(io_error(dir))?;
+    if !meta.is_dir() || meta.uid() != rustix::process::geteuid().as_raw() {
+        return Err(FolderError::NotPrivate(dir.to_owned()));
     }
-    fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).map_err(io_error(&dir))?;
-    Ok(dir)
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(io_error(dir))
+}
+
+/// In the machine's shared memory. The name is made of the data folder's, so that a restarted agent finds the slots.
+fn slots_dir(root: &Path) -> Option<PathBuf> {
+    let shared = Path::new("/dev/shm");
+    crate::worker::is_tmpfs(shared).then(|| shared.join(private_name(root)))
+}
+
+/// A name for this agent's folder in a place that belongs to everybody.
+fn private_name(root: &Path) -> String {
+    let hash = blake3::hash(root.as_os_str().as_encoded_bytes()).to_hex();
+    format!("outlast-{}-{}", rustix::process::geteuid().as_raw(), &hash[..12])
 }
 
 /// Writes a file so that after a crash it is the old one or the new one, whole.

@@ -1,6 +1,7 @@
 //! A whole agent with real keepers and workers, against a coordinator that the test plays.
 
 mod fake;
+mod staging;
 
 use std::path::{Path, PathBuf};
 
@@ -244,7 +245,7 @@ async fn an_agent_follows_its_recovered_cluster_with_what_runs_and_heeds_the_old
         book.welcome_index = 3;
         book.grants = false;
         let node = book.nodes.get_mut("n1").expect("known");
-        node.desired = pb::DesiredState { index: 3, workers: Vec::new() };
+        node.desired = pb::DesiredState { index: 3, workers: Vec::new(), orders: Vec::new() };
         node.assignments_index = 3;
         let reason = "come again".to_owned();
         node.refuse = Some(pb::Refused { reason, ..Default::default() });

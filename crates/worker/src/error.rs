@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use outlast_proto::status::Failure;
+use outlast_staging::PartsError;
 use tonic::Status;
 
 /// How a call to the agent failed.
@@ -98,6 +99,17 @@ pub enum SaveError {
         #[source]
         source: std::io::Error,
     },
+    #[error(transparent)]
+    Parts(#[from] PartsError),
+    /// The memory that the agent gave could not be filled.
+    #[error("the parts cannot be copied into {}", path.display())]
+    Slot {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("step {step} is not written after {waited_s} s; it may still be")]
+    TimedOut { step: u64, waited_s: u64 },
     /// Earlier checkpoints are still being written: no rank saves this step. Nothing is wrong.
     #[error("step {step} is skipped: earlier checkpoints are still being written")]
     Skipped { step: u64 },

@@ -42,6 +42,9 @@
 //! }
 //! ```
 //!
+//! Where the state is at hand as bytes, [`Worker::save_parts`] takes it from memory: the training stops for one copy only,
+//! and what was copied no longer needs the process that it came from.
+//!
 //! In a gang the ranks must save at the same step: let one rank's `checkpoint_due` count for all, through the messages
 //! that they exchange anyway.
 
@@ -49,10 +52,13 @@ mod error;
 mod link;
 mod reporter;
 mod signals;
+mod staging;
 mod wishes;
 mod worker;
 
 pub use error::{CallError, ConnectError, ReportError, SaveError, WaitError};
+pub use outlast_staging::PartsError;
 pub use outlast_types::{AttemptId, Digest};
+pub use staging::Staged;
 pub use wishes::Report;
 pub use worker::{METRICS_MAX, SOCKET_VARIABLE, Saved, SealOutcome, Worker};

@@ -70,7 +70,13 @@ pub(crate) async fn once<T>(
 /// Whether the same call may succeed later: the agent said so, or the connection broke.
 pub(crate) fn is_passing(status: &Status) -> bool {
     // A status with a source was made on this side, by the transport.
-    std::error::Error::source(status).is_some() || Failure::from_status(status).is_retryable()
+    std::error::Error::source(status).is_some() || may_pass(&Failure::from_status(status))
+}
+
+/// A bound that names no time to wait, such as the memory for a checkpoint, is one that waiting does not move.
+fn may_pass(failure: &Failure) -> bool {
+    let is_lasting = matches!(failure, Failure::Exhausted { retry_after_ms: 0, .. });
+    failure.is_retryable() && !is_lasting
 }
 
 /// Calls until an answer that counts, for at most `AWAY_MAX` after the first try that got none.

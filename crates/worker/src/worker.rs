@@ -2,12 +2,12 @@
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use outlast_proto::worker::v1::{
     ReadyRequest, RegisterRequest, RegisterResponse, ReportRequest, SaveCheckpointRequest,
-    WaitCheckpointRequest, WaitCheckpointResponse,
+    SaveCheckpointResponse, WaitCheckpointRequest, WaitCheckpointResponse,
 };
 use outlast_types::{AttemptId, Digest};
 use tokio::runtime::Runtime;
@@ -16,7 +16,7 @@ use crate::error::{CallError, ConnectError, ReportError, SaveError, WaitError};
 use crate::link::{self, Client, persist};
 use crate::reporter::{self, Board};
 use crate::signals;
-use crate::wishes::Report;
+use crate::wishes::{Report, Saving};
 
 /// Names the agent's socket; unset where nobody supervises.
 pub const SOCKET_VARIABLE: &str = "OUTLAST_SOCKET";
@@ -24,11 +24,11 @@ pub const SOCKET_VARIABLE: &str = "OUTLAST_SOCKET";
 pub const METRICS_MAX: usize = 64;
 
 /// Answered from the agent's memory.
-const QUICK_MAX: Duration = Duration::from_secs(5);
+pub(crate) const QUICK_MAX: Duration = Duration::from_secs(5);
 /// One save, bytes and fsync included: 100 GiB at 200 MB/s take 9 minutes.
-const SAVE_MAX: Duration = Duration::from_secs(1800);
+pub(crate) const SAVE_MAX: Duration = Duration::from_secs(1800);
 /// One question whether a checkpoint is sealed; asked again until the caller's limit.
-const WAIT_SLICE: Duration = Duration::from_secs(20);
+pub(crate) const WAIT_SLICE: Duration = Duration::from_secs(20);
 /// What the last report may still take when the worker is dropped.
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
@@ -57,6 +57,7 @@ pub struct Worker {
     identity: Identity,
     client: Client,
     board: Arc<Board>,
+    staging: Mutex<()>,
     runtime: Option<Runtime>,
 }
 
@@ -109,7 +110,7 @@ impl Worker {
         let board = Arc::new(Board::default());
         runtime.spawn(reporter::run(client.clone(), Arc::clone(&board)));
         runtime.spawn(signals::run(client.clone(), Arc::clone(&board), me));
-        Ok(Worker { identity, client, board, runtime: Some(runtime) })
+        Ok(Worker { identity, client, board, staging: Mutex::new(()), runtime: Some(runtime) })
     }
 
     /// This worker's place in its group, from 0.
@@ -186,8 +187,8 @@ impl Worker {
         self.wait(persist(QUICK_MAX, call)).map(|_| ())
     }
 
-    /// Hands the folder over as this rank's part of the checkpoint at `step`. Returns when every byte is durable on the
-    /// agent's disk: the folder may change or go again. The checkpoint exists only once all ranks' parts are sealed. All
+    /// Hands the folder, or the one file, over as this rank's part of the checkpoint at `step`. Returns when every byte is
+    /// durable on the agent's disk: it may change or go again. [`Worker::save_parts`] stops the training for less. The checkpoint exists only once all ranks' parts are sealed. All
     /// ranks of a group must save at the same steps. While earlier ones are still being written a step is skipped, by
     /// all ranks, unless the job's `checkpoint.on_busy` is `wait`.
     pub fn save(&self, step: u64, directory: &Path) -> Result<Saved, SaveError> {
@@ -207,22 +208,21 @@ impl Worker {
             async move { client.save_checkpoint(request).await }
         };
         let saving = self.board.wishes().save_begins(step);
-        let saved = self.wait(persist(SAVE_MAX, call)).map_err(SaveError::from).and_then(|answer| {
-            if answer.skipped {
-                return Err(SaveError::Skipped { step });
-            }
-            let root = answer.root.parse().map_err(|_| bad("root", &answer.root))?;
-            Ok(Saved { checkpoint: answer.checkpoint, size_bytes: answer.size_bytes, root })
-        });
-        // A skipped step has had its turn: the next one comes when it is due.
-        if let Some(err) = saved.as_ref().err().filter(|err| !err.is_skipped()) {
+        let saved = self.wait(persist(SAVE_MAX, call)).map_err(SaveError::from);
+        let saved = saved.and_then(|answer| saved_of(step, answer));
+        self.note_failure(saving, saved.as_ref().err());
+        saved
+    }
+
+    /// A skipped step has had its turn: the next one comes when it is due.
+    pub(crate) fn note_failure(&self, saving: Saving, err: Option<&SaveError>) {
+        if let Some(err) = err.filter(|err| !err.is_skipped()) {
             let mut wishes = self.board.wishes();
             wishes.save_failed(saving);
             if let SaveError::Call(CallError::Fenced { reason }) = err {
                 wishes.fenced(reason.clone());
             }
         }
-        saved
     }
 
     /// Waits until the checkpoint is sealed or given up, for at most `limit`. Training need not wait for this; the end
@@ -263,7 +263,20 @@ impl Worker {
         })
     }
 
-    fn wait<T: Send + 'static>(&self, call: impl Future<Output = T> + Send + 'static) -> T {
+    pub(crate) fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    pub(crate) fn board(&self) -> &Board {
+        &self.board
+    }
+
+    pub(crate) fn staging(&self) -> MutexGuard<'_, ()> {
+        // Nothing is guarded that a panic could leave half-written.
+        self.staging.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn wait<T: Send + 'static>(&self, call: impl Future<Output = T> + Send + 'static) -> T {
         let runtime = self.runtime.as_ref().expect("taken only when the worker is dropped");
         block(runtime, call)
     }
@@ -316,8 +329,17 @@ fn register(runtime: &Runtime, client: &Client, me: &RegisterRequest) -> Result<
     Ok(Identity { job, job_name, attempt, rank, world_size, restore_dir, restore_step, checkpoint_dir })
 }
 
-fn bad(field: &'static str, value: &str) -> CallError {
+pub(crate) fn bad(field: &'static str, value: &str) -> CallError {
     CallError::BadAnswer { field, value: value.to_owned() }
+}
+
+pub(crate) fn saved_of(step: u64, answer: SaveCheckpointResponse) -> Result<Saved, SaveError> {
+    let SaveCheckpointResponse { checkpoint, size_bytes, root, skipped } = answer;
+    if skipped {
+        return Err(SaveError::Skipped { step });
+    }
+    let root = root.parse().map_err(|_| bad("root", &root))?;
+    Ok(Saved { checkpoint, size_bytes, root })
 }
 
 /// The agent has a working directory of its own, so it needs the absolute path.

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use fake_agent::{FakeAgent, eventually};
 use outlast_proto::status::Failure;
-use outlast_proto::worker::v1::WaitCheckpointResponse;
 use outlast_proto::worker::v1::signal::Kind;
+use outlast_proto::worker::v1::{BeginSaveResponse, SaveCheckpointResponse, Slot, WaitCheckpointResponse};
 use outlast_worker::{CallError, METRICS_MAX, ReportError, SaveError, SealOutcome, WaitError, Worker};
 
 const LONG: Duration = Duration::from_secs(25);
@@ -78,6 +78,65 @@ fn a_due_checkpoint_is_due_until_it_is_saved() {
     );
     assert!(worker.flush(LONG));
     assert!(!worker.report(4, &[]).expect("taken").checkpoint_due);
+}
+
+#[test]
+fn parts_are_in_the_agents_memory_when_the_call_returns() {
+    let (agent, worker) = connected();
+    assert!(worker.reserve(1 << 20).expect("room"));
+    *agent.script.due.lock().expect("no panic") = true;
+    worker.report(1, &[]).expect("taken");
+    assert!(worker.flush(LONG));
+    let (mut weights, optimizer) = (vec![7; 5_000], b"momentum");
+    let staged = worker.save_parts(2, &[("weights", &weights), ("optimizer", optimizer)]).expect("staged");
+    // They are copied: what becomes of the program's own bytes now changes nothing.
+    weights.fill(0);
+    let kept = agent.script.kept(2);
+    assert_eq!(std::fs::read(kept.join("weights")).expect("kept"), [7; 5_000]);
+    assert_eq!(std::fs::read(kept.join("optimizer")).expect("kept"), optimizer);
+    let told = agent.script.staged.lock().expect("no panic")[0].clone();
+    assert_eq!((told.step, told.slot, told.failed.as_str()), (2, 1, ""));
+    assert!(told.stall_us > 0 && Duration::from_micros(told.stall_us) <= staged.stall);
+    assert!(!worker.wanted().expect("not fenced").checkpoint_due, "the wish is fulfilled");
+    assert_eq!(worker.wait_saved(&staged, LONG).expect("saved").checkpoint, "ck7");
+}
+
+#[test]
+fn parts_that_are_skipped_or_cannot_be_staged_say_so() {
+    let (agent, worker) = connected();
+    let begins = |answer| agent.script.begins.lock().expect("no panic").push_back(answer);
+    begins(Ok(BeginSaveResponse { skipped: true, ..Default::default() }));
+    assert!(worker.save_parts(1, &[("w", b"1")]).expect_err("skipped").is_skipped());
+    // Known after the copy only.
+    let staged = worker.save_parts(2, &[("w", b"1")]).expect("staged");
+    let skipped = SaveCheckpointResponse { skipped: true, ..Default::default() };
+    agent.script.saved.lock().expect("no panic").push_back(Ok(skipped));
+    assert!(worker.wait_saved(&staged, LONG).expect_err("skipped").is_skipped());
+    // A lack of memory is told at once, not asked for again.
+    let full = Failure::Exhausted { reason: "no memory".into(), hint: "buy some".into(), retry_after_ms: 0 };
+    begins(Err(full.into()));
+    let err = worker.save_parts(3, &[("w", b"1")]).expect_err("refused");
+    assert!(matches!(&err, SaveError::Call(CallError::Refused { hint, .. }) if hint == "buy some"), "{err}");
+    // The slot is gone: the agent is told, so that nobody waits for it.
+    let gone = Slot { path: "/nowhere/slot".into(), size_bytes: 1 << 20, ..Default::default() };
+    begins(Ok(BeginSaveResponse { slot: Some(gone), ..Default::default() }));
+    let err = worker.save_parts(4, &[("w", b"1")]).expect_err("no slot");
+    assert!(matches!(err, SaveError::Slot { .. }), "{err}");
+    let told = agent.script.staged.lock().expect("no panic").last().cloned().expect("told");
+    assert!(told.step == 4 && !told.failed.is_empty(), "{told:?}");
+    // A repeated call: the agent has the bytes.
+    begins(Ok(BeginSaveResponse { kept: true, ..Default::default() }));
+    worker.save_parts(4, &[("w", b"1")]).expect("kept");
+    assert!(matches!(worker.save_parts(5, &[("a/b", b"1")]), Err(SaveError::Parts(_))));
+}
+
+#[test]
+fn one_file_is_handed_over_by_its_absolute_path() {
+    let (agent, worker) = connected();
+    let file = agent.root().join("state");
+    std::fs::write(&file, b"state").expect("written");
+    worker.save(3, &file).expect("saved");
+    assert_eq!(agent.script.saves.lock().expect("no panic")[0].directory, file.display().to_string());
 }
 
 #[test]

@@ -45,7 +45,7 @@ fn damaged(reason: impl Into<String>) -> StateError {
     StateError::Damaged { reason: reason.into() }
 }
 
-/// The name of a rank's file in its checkpoint folder.
+/// The name of a rank's part of a checkpoint, and of the file that a restore makes of it.
 pub(crate) fn file_name(rank: u32) -> String {
     format!("rank-{rank}.digits")
 }
@@ -101,18 +101,6 @@ impl Trainer {
             return Err(damaged("its position lies behind the last mini-batch"));
         }
         Ok(Self { state, ..fresh })
-    }
-
-    /// Writes this rank's file into a new folder; what was left there by a save that did not finish goes away.
-    pub(crate) fn write(&self, dir: &Path) -> Result<(), StateError> {
-        let failed =
-            |path: &Path, source| StateError::Io { path: path.to_owned(), action: "written", source };
-        if dir.exists() {
-            std::fs::remove_dir_all(dir).map_err(|err| failed(dir, err))?;
-        }
-        std::fs::create_dir_all(dir).map_err(|err| failed(dir, err))?;
-        let path = dir.join(file_name(self.rank));
-        std::fs::write(&path, self.encode()).map_err(|err| failed(&path, err))
     }
 
     /// Goes on from this rank's file in `dir`.

@@ -1,10 +1,10 @@
 //! The example under Outlast: restore, report, save, say goodbye. Without Outlast each of these is nothing.
 
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use outlast_worker::{ReportError, SaveError, Saved, SealOutcome, WaitError, Worker};
+use outlast_worker::{ReportError, SaveError, SealOutcome, Staged, WaitError, Worker};
 
+use crate::checkpoint::file_name;
 use crate::data::Dataset;
 use crate::gang::Wish;
 use crate::run::RunError;
@@ -23,9 +23,8 @@ const FAREWELL_MAX: Duration = Duration::from_secs(1);
 pub(crate) struct Supervision {
     worker: Option<Worker>,
     not_before: Option<Instant>,
-    /// The newest step that is known to be in a checkpoint, and that checkpoint's name where it is not yet known to be
-    /// sealed.
-    saved: Option<(u64, Option<String>)>,
+    /// The newest step that is in a checkpoint, and what was handed over where that is not yet known to be sealed.
+    saved: Option<(u64, Option<Staged>)>,
     /// The newest report: step, loss, accuracy.
     told: Option<(u64, f64, f64)>,
 }
@@ -58,22 +57,20 @@ impl Supervision {
 
     /// Saves this rank's part. Only a fenced attempt ends here; anything else is told, and training goes on.
     pub(crate) fn save(&mut self, trainer: &Trainer) -> Result<(), RunError> {
-        self.save_with(trainer, Worker::save)
+        self.save_with(trainer, Worker::save_parts)
     }
 
     fn save_with(&mut self, trainer: &Trainer, save: Save) -> Result<(), RunError> {
         let Some(worker) = &self.worker else { return Ok(()) };
         match hand_over(worker, trainer, save) {
-            Ok(checkpoint) => {
-                self.saved = Some((trainer.step(), Some(checkpoint)));
+            Ok(staged) => {
+                self.saved = Some((trainer.step(), Some(staged)));
                 self.not_before = None;
                 Ok(())
             }
-            Err(RunError::Save(SaveError::Call(call))) if call.is_fenced() => {
-                Err(SaveError::Call(call).into())
-            }
+            Err(err) if err.is_fenced() => Err(err.into()),
             // Asked again at the next step.
-            Err(RunError::Save(err)) if err.is_skipped() => Ok(()),
+            Err(err) if err.is_skipped() => Ok(()),
             Err(err) => {
                 eprintln!("digits: step {} is not saved: {:#}", trainer.step(), anyhow::Error::new(err));
                 self.not_before = Some(Instant::now() + SAVE_AGAIN_AFTER);
@@ -84,12 +81,20 @@ impl Supervision {
 
     /// Sees to it that the newest step is in a sealed checkpoint, within bounds.
     pub(crate) fn farewell(&mut self, trainer: &Trainer) -> Result<(), RunError> {
-        if self.saved.as_ref().is_none_or(|(step, _)| *step != trainer.step()) {
-            self.save_with(trainer, Worker::save_in_turn)?;
-        }
-        let (Some(worker), Some((step, Some(checkpoint)))) = (&self.worker, &self.saved) else {
+        let is_newest = self.saved.as_ref().is_some_and(|(step, _)| *step == trainer.step());
+        if let Some((_, None)) = self.saved
+            && is_newest
+        {
             return Ok(());
-        };
+        }
+        let mut checkpoint = if is_newest { self.written()? } else { None };
+        if checkpoint.is_none() {
+            self.saved = None;
+            self.save_with(trainer, Worker::save_parts_in_turn)?;
+            checkpoint = self.written()?;
+        }
+        let (Some(worker), Some(checkpoint)) = (&self.worker, &checkpoint) else { return Ok(()) };
+        let step = trainer.step();
         match worker.wait_sealed(checkpoint, SEAL_MAX) {
             Ok(SealOutcome::Sealed) => {}
             Ok(SealOutcome::GivenUp { reason }) => {
@@ -99,6 +104,19 @@ impl Supervision {
             Err(err) => eprintln!("digits: {:#}", anyhow::Error::new(err)),
         }
         Ok(())
+    }
+
+    /// The newest checkpoint's name, once this rank's part is on the disk; none where it was skipped or failed after all.
+    fn written(&self) -> Result<Option<String>, RunError> {
+        let (Some(worker), Some((_, Some(staged)))) = (&self.worker, &self.saved) else { return Ok(None) };
+        match worker.wait_saved(staged, SEAL_MAX) {
+            Ok(saved) => Ok(Some(saved.checkpoint)),
+            Err(err) if err.is_fenced() => Err(err.into()),
+            Err(err) => {
+                eprintln!("digits: step {} is not saved: {:#}", staged.step, anyhow::Error::new(err));
+                Ok(None)
+            }
+        }
     }
 
     /// Asks the agent once more whether this attempt is the current one, before anything is claimed in its name. An agent
@@ -111,21 +129,10 @@ impl Supervision {
     }
 }
 
-/// How a folder is handed over: now or never, or in its turn.
-type Save = fn(&Worker, u64, &Path) -> Result<Saved, SaveError>;
+/// How the state is handed over: now or never, or in its turn.
+type Save = fn(&Worker, u64, &[(&str, &[u8])]) -> Result<Staged, SaveError>;
 
-/// Writes a copy beside the training and hands it over; returns the checkpoint's name. The copy goes away either way.
-fn hand_over(worker: &Worker, trainer: &Trainer, save: Save) -> Result<String, RunError> {
-    let step_dir: PathBuf = worker.checkpoint_dir().join(format!("step-{}", trainer.step()));
-    // Each rank hands over a folder of its own, also where two of them share a node.
-    let dir = step_dir.join(format!("rank-{}", trainer.rank));
-    trainer.write(&dir)?;
-    let saved = save(worker, trainer.step(), &dir);
-    let removed = std::fs::remove_dir_all(&dir);
-    if let Err(err) = removed {
-        eprintln!("digits: {} stays behind: {err}", dir.display());
-    }
-    // Fails while another rank's folder is still in it; the last one takes it away.
-    let _ = std::fs::remove_dir(&step_dir);
-    Ok(saved?.checkpoint)
+/// Hands a copy of the state over; the training may go on with its own.
+fn hand_over(worker: &Worker, trainer: &Trainer, save: Save) -> Result<Staged, SaveError> {
+    save(worker, trainer.step(), &[(&file_name(trainer.rank), &trainer.encode())])
 }

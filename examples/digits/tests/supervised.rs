@@ -107,9 +107,8 @@ fn a_killed_rank_ends_the_gang_and_a_restart_comes_out_the_same() {
         assert!(agent.script.steps().first().is_some_and(|&first| first > step), "it went on, not from zero");
         assert_eq!((saved_steps(agent).last(), agent.script.steps().last()), (Some(&180), Some(&180)));
     }
-    // Rank 1 may have been killed before it could take its copy away; rank 0 was not.
-    let left = std::fs::read_dir(agents[0].root().join("checkpoints")).expect("it is there").count();
-    assert_eq!(left, 0, "copies that were handed over are gone");
+    let left = std::fs::read_dir(agents[0].root().join("checkpoints")).map_or(0, Iterator::count);
+    assert_eq!(left, 0, "nothing is written beside the training");
 }
 
 #[test]

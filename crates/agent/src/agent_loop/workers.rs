@@ -17,7 +17,7 @@ use crate::event::{Event, StartEvent};
 use crate::pauses::{Pauses, until_seen};
 use crate::reconcile::{Life, StopReason};
 use crate::worker::start::Start;
-use crate::worker::{WorkerDir, WorkerHandle, keep_newest_logs, watch_ready};
+use crate::worker::{WorkerDir, WorkerHandle, keep_newest_logs, resume, watch_ready};
 
 /// A keeper that does not take the order to stop in this time is itself killed; what is left of its worker then too.
 const STOP_TRIES: u32 = 5;
@@ -36,8 +36,8 @@ impl AgentLoop {
         let key = assigned.key;
         tracing::info!(node = %self.context.node, attempt = %key.attempt, rank = key.rank, "starting worker");
         let dir = WorkerDir::new(&self.context.folder.workers(), &key);
-        let handle =
-            Arc::new(WorkerHandle::new(dir, assigned, boot_now(), self.context.shutdown.child_token()));
+        let (slots, cancel) = (self.context.folder.slots(), self.context.shutdown.child_token());
+        let handle = Arc::new(WorkerHandle::new(dir, slots, assigned, boot_now(), cancel));
         self.workers.insert(key, Tracked::new(Arc::clone(&handle), Life::Starting));
         let kill_budget_ms = self.heart.timers().kill_budget_ms;
         let start = Start { context: Arc::clone(&self.context), handle, kill_budget_ms };
@@ -184,6 +184,7 @@ impl AgentLoop {
     /// Its end is the agent's doing, not its own: nothing is reported, and the next registration, which does not name it,
     /// makes it a node that came back without its worker. So no job pays with its own budget for a shutdown.
     fn taken_down(&mut self, key: WorkerKey) {
+        self.keep_staged(key);
         self.applied(key);
         if let Some(tracked) = self.workers.get_mut(&key) {
             tracked.life = Life::Over;
@@ -199,8 +200,16 @@ impl AgentLoop {
         if let Some(handle) = &tracked.handle {
             handle.cancel.cancel();
         }
+        self.keep_staged(key);
         self.observe_released(key);
         self.count_running();
+    }
+
+    /// What it had staged is still written, before its files go.
+    fn keep_staged(&self, key: WorkerKey) {
+        let Some(handle) = self.workers.get(&key).and_then(|tracked| tracked.handle.clone()) else { return };
+        let (context, tracker) = (Arc::clone(&self.context), handle.saves.clone());
+        tracker.spawn(async move { resume::worker_ended(&context, &handle).await });
     }
 
     /// The cluster knows of a run that is not here.
@@ -242,8 +251,9 @@ impl AgentLoop {
         self.context.tasks.spawn(async move {
             handle.saves.close();
             let _ = tokio::time::timeout(SAVES_WITHIN, handle.saves.wait()).await;
-            let dir = handle.dir.clone();
-            if let Err(err) = blocking(move || dir.mark_over()).await {
+            let gone = Arc::clone(&handle);
+            let remove = move || gone.slots.remove().and(gone.dir.mark_over());
+            if let Err(err) = blocking(remove).await {
                 tracing::warn!(attempt = %handle.key.attempt, rank = handle.key.rank, error = %err, "an ended worker's files stay");
             }
             blocking(move || keep_newest_logs(&workers)).await;

@@ -17,9 +17,11 @@ use tonic::{Request, Response, Status};
 
 use super::handle::{Wishes, WorkerHandle};
 use super::ready::tell_ready;
-use super::save;
+use super::save::{self, SaveError, Saved};
+use super::slots::Slot;
+use super::staged;
 use crate::checkpoints::Fate;
-use crate::context::Context;
+use crate::context::{Context, blocking};
 
 /// Metrics of one report; more are left out, so that a heartbeat stays small.
 const METRICS_MAX: usize = 64;
@@ -79,6 +81,27 @@ fn fenced(handle: &WorkerHandle) -> Failure {
     Failure::Fenced { reason: format!("fenced: attempt {} is over", handle.key.attempt) }
 }
 
+fn save_answer(saved: Result<Saved, SaveError>) -> Result<pb::SaveCheckpointResponse, Failure> {
+    match saved {
+        Ok(Saved { seq, root, size_bytes }) => Ok(pb::SaveCheckpointResponse {
+            checkpoint: seq.to_string(),
+            size_bytes,
+            root: root.to_string(),
+            skipped: false,
+        }),
+        Err(SaveError::Skipped { .. }) => {
+            Ok(pb::SaveCheckpointResponse { skipped: true, ..Default::default() })
+        }
+        Err(err) => Err(err.into()),
+    }
+}
+
+fn slot_answer(slot: Slot) -> pb::Slot {
+    let Slot { index, sequence, path, size_bytes, in_memory, file: _ } = slot;
+    let path = path.to_string_lossy().into_owned();
+    pb::Slot { index: index as u32, path, size_bytes, in_memory, sequence }
+}
+
 #[tonic::async_trait]
 impl WorkerService for WorkerServiceHandler {
     async fn register(
@@ -134,19 +157,56 @@ impl WorkerService for WorkerServiceHandler {
         self.current()?;
         let pb::SaveCheckpointRequest { step, directory, in_turn } = request.into_inner();
         let wanted = save::Wanted { step, in_turn };
-        let answer = match save::save(&self.context, &self.handle, wanted, directory.into()).await {
-            Ok(saved) => pb::SaveCheckpointResponse {
-                checkpoint: saved.seq.to_string(),
-                size_bytes: saved.size_bytes,
-                root: saved.root.to_string(),
-                skipped: false,
-            },
-            Err(save::SaveError::Skipped { .. }) => {
-                pb::SaveCheckpointResponse { skipped: true, ..Default::default() }
+        let saved = save::save(&self.context, &self.handle, wanted, directory.into()).await;
+        Ok(Response::new(save_answer(saved)?))
+    }
+
+    async fn open_slots(
+        &self,
+        request: Request<pb::OpenSlotsRequest>,
+    ) -> Result<Response<pb::OpenSlotsResponse>, Status> {
+        self.current()?;
+        let pb::OpenSlotsRequest { size_bytes } = request.into_inner();
+        let handle = Arc::clone(&self.handle);
+        let opened = blocking(move || handle.slots.reserve(size_bytes)).await;
+        let slots = opened.map_err(|err| Failure::from(SaveError::Slot(err)))?;
+        Ok(Response::new(pb::OpenSlotsResponse { slots: slots.into_iter().map(slot_answer).collect() }))
+    }
+
+    async fn begin_save(
+        &self,
+        request: Request<pb::BeginSaveRequest>,
+    ) -> Result<Response<pb::BeginSaveResponse>, Status> {
+        self.current()?;
+        let pb::BeginSaveRequest { step, size_bytes, in_turn } = request.into_inner();
+        let wanted = save::Wanted { step, in_turn };
+        let answer = match staged::begin(&self.context, &self.handle, wanted, size_bytes).await {
+            Ok(staged::Begun::Slot(slot)) => {
+                pb::BeginSaveResponse { slot: Some(slot_answer(slot)), ..Default::default() }
             }
+            Ok(staged::Begun::Kept) => pb::BeginSaveResponse { kept: true, ..Default::default() },
+            Err(SaveError::Skipped { .. }) => pb::BeginSaveResponse { skipped: true, ..Default::default() },
             Err(err) => return Err(Failure::from(err).into()),
         };
         Ok(Response::new(answer))
+    }
+
+    async fn save_staged(
+        &self,
+        request: Request<pb::SaveStagedRequest>,
+    ) -> Result<Response<pb::SaveStagedResponse>, Status> {
+        self.current()?;
+        let pb::SaveStagedRequest { step, slot, stall_us, failed } = request.into_inner();
+        staged::take(&self.handle, step, slot, stall_us, failed).await.map_err(Failure::from)?;
+        Ok(Response::new(pb::SaveStagedResponse {}))
+    }
+
+    async fn wait_saved(
+        &self,
+        request: Request<pb::WaitSavedRequest>,
+    ) -> Result<Response<pb::SaveCheckpointResponse>, Status> {
+        let pb::WaitSavedRequest { step } = request.into_inner();
+        Ok(Response::new(save_answer(staged::wait_saved(&self.handle, step).await)?))
     }
 
     async fn wait_checkpoint(

@@ -4,7 +4,7 @@
 //!  worker.json   the assignment, written before anything is started      work/        its files and current folder
 //!  keeper/       the keeper's: spec, log, exit record                    restore/     the checkpoint that it starts from
 //!  over          the log has its end: nothing to report any more         checkpoint/  for checkpoints that it writes
-//!  ready         it said, or its port, that it can serve
+//!  ready         it said, or its port, that it can serve                 slots/       for staging, where memory will not do
 //! ```
 
 use std::fs;
@@ -58,6 +58,9 @@ impl WorkerDir {
     pub(crate) fn checkpoint(&self) -> PathBuf {
         self.root.join("checkpoint")
     }
+    pub(crate) fn slots(&self) -> PathBuf {
+        self.root.join("slots")
+    }
 
     /// Makes the empty folders and writes the record, durably: from here on a restarted agent finds the worker.
     pub(crate) fn create(&self, record: &Record) -> io::Result<()> {
@@ -107,7 +110,8 @@ impl WorkerDir {
         if let Ok(Some(record)) = self.read_record() {
             let _ = fs::remove_file(&record.socket);
         }
-        let removed = [self.work(), self.restore(), self.checkpoint()].map(|dir| remove_dir(&dir));
+        let removed =
+            [self.work(), self.restore(), self.checkpoint(), self.slots()].map(|dir| remove_dir(&dir));
         fs::write(self.root.join("over"), b"")?;
         removed.into_iter().collect()
     }

@@ -2,6 +2,7 @@
 //! only what each call of the worker needs without waiting for the loop.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
 
 use outlast_control::plan::SaveCost;
 use outlast_types::BootTime;
@@ -12,6 +13,8 @@ use tokio_util::task::TaskTracker;
 
 use super::folder::WorkerDir;
 use super::save::Saved;
+use super::slots::Slots;
+use super::staged::Settled;
 use crate::assigned::{Assigned, WorkerKey};
 use crate::due::CheckpointDue;
 
@@ -50,12 +53,27 @@ pub(crate) struct WorkerHandle {
     pub(crate) save_turn: tokio::sync::Mutex<()>,
     /// What the newest save cost.
     pub(crate) save_cost: Mutex<Option<SaveCost>>,
+    /// Where it stages its checkpoints.
+    pub(crate) slots: Slots,
+    /// Saves from memory are begun one at a time.
+    pub(crate) begin_turn: tokio::sync::Mutex<()>,
     /// The newest saves, oldest first, with their steps.
     saved: Mutex<VecDeque<(u64, Saved)>>,
+    /// What became of the newest saves from memory, oldest first.
+    settled: watch::Sender<VecDeque<(u64, Settled)>>,
 }
 
 impl WorkerHandle {
-    pub(crate) fn new(dir: WorkerDir, assigned: Assigned, now: BootTime, cancel: CancellationToken) -> Self {
+    /// `slots`: the folder in memory for those of this node's workers; `None`: this machine has none that would do.
+    pub(crate) fn new(
+        dir: WorkerDir,
+        slots: Option<&Path>,
+        assigned: Assigned,
+        now: BootTime,
+        cancel: CancellationToken,
+    ) -> Self {
+        let memory = slots.map(|dir| dir.join(assigned.key.file_name()));
+        let slots = Slots::new(assigned.key.attempt, memory, dir.slots(), assigned.memory_bytes);
         let restored_step = assigned.restore.as_ref().map_or(0, |restore| restore.step);
         let due = CheckpointDue::new(
             assigned.checkpoint_every_ms,
@@ -74,7 +92,10 @@ impl WorkerHandle {
             saves: TaskTracker::new(),
             save_turn: tokio::sync::Mutex::new(()),
             save_cost: Mutex::default(),
+            slots,
+            begin_turn: tokio::sync::Mutex::new(()),
             saved: Mutex::default(),
+            settled: watch::Sender::default(),
         }
     }
 
@@ -122,6 +143,30 @@ impl WorkerHandle {
         self.saved.lock().iter().find(|(other, _)| *other == step).map(|(_, saved)| *saved)
     }
 
+    /// A save from memory has come to its end.
+    pub(crate) fn settle(&self, step: u64, settled: Settled) {
+        self.settled.send_modify(|newest| {
+            newest.retain(|(other, _)| *other != step);
+            if newest.len() == SAVED_KEPT {
+                newest.pop_front();
+            }
+            newest.push_back((step, settled));
+        });
+    }
+
+    pub(crate) fn settled_at(&self, step: u64) -> Option<Settled> {
+        self.settled.borrow().iter().find(|(other, _)| *other == step).map(|(_, settled)| settled.clone())
+    }
+
+    pub(crate) fn settled_changes(&self) -> watch::Receiver<VecDeque<(u64, Settled)>> {
+        self.settled.subscribe()
+    }
+
+    /// The step is saved anew.
+    pub(crate) fn forget_settled(&self, step: u64) {
+        self.settled.send_modify(|newest| newest.retain(|(other, _)| *other != step));
+    }
+
     pub(crate) fn ask_to_stop(&self, fenced: bool) {
         self.wishes.send_modify(|wishes| {
             wishes.stop = true;
@@ -141,7 +186,7 @@ mod tests {
 
     fn handle() -> WorkerHandle {
         let dir = WorkerDir::at("/w".into());
-        WorkerHandle::new(dir, sample("j1/0@1.1", 0), BootTime(0), CancellationToken::new())
+        WorkerHandle::new(dir, None, sample("j1/0@1.1", 0), BootTime(0), CancellationToken::new())
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! Saving a rank's part of a checkpoint: open it in the log, pack the folder into a shard, and have it copied to peers.
+//! A folder or a file here; from memory in `staged`.
 //!
 //! ```text
 //!  OpenCheckpoint ──► staged ──► pack + hash + fsync ──► durable here ──► the worker goes on
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outlast_blobs::pack::{self, PackLimits};
-use outlast_blobs::{ShardKey, ShardMeta, ShardStore, WriteError};
+use outlast_blobs::{ShardKey, ShardMeta, ShardStore, ShardWriter, WriteError};
 use outlast_control::plan::SaveCost;
 use outlast_process::boot_now;
 use outlast_proto::node::v1 as node_pb;
@@ -22,6 +23,7 @@ use outlast_types::{CheckpointSeq, Digest};
 use tokio::sync::oneshot;
 
 use super::handle::WorkerHandle;
+use super::slots::SlotError;
 use crate::assigned::WorkerKey;
 use crate::checkpoints::{Fate, Part};
 use crate::context::{Context, blocking};
@@ -39,8 +41,8 @@ const ROUND_WAIT_MAX: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SaveError {
-    #[error("{0} is not an absolute path of a folder")]
-    NotAFolder(PathBuf),
+    #[error("{0} is not an absolute path of a folder or a file")]
+    NotThere(PathBuf),
     #[error("{SAVES_MAX} checkpoints of this worker are being written already")]
     Busy,
     #[error("step {step} is skipped: earlier checkpoints are still being written")]
@@ -49,10 +51,16 @@ pub(crate) enum SaveError {
     Open(#[source] Failure),
     #[error("the log's answer names no checkpoint: {0}")]
     Answer(#[from] outlast_proto::FieldError),
-    #[error("the folder could not be written as a shard: {0}")]
+    #[error("the bytes could not be written as a shard: {0}")]
     Write(String),
     #[error("the disk is full: {0}")]
     Full(String),
+    #[error(transparent)]
+    Slot(#[from] SlotError),
+    #[error("the slot's header is refused: {0}")]
+    Header(String),
+    #[error("no save of step {step} was begun here, or it is long over")]
+    NotBegun { step: u64 },
     #[error("the agent stops")]
     Stopping,
 }
@@ -63,14 +71,23 @@ impl From<SaveError> for Failure {
         let hint = "training goes on; the next save may succeed".to_owned();
         match error {
             SaveError::Open(failure) => failure,
-            SaveError::NotAFolder(_) => {
-                Failure::Rejected { reason, hint: "give the folder's absolute path".to_owned() }
-            }
+            SaveError::NotThere(_) => Failure::Rejected { reason, hint: "give the absolute path".to_owned() },
             // Not worth a wait: training goes on without this one.
             SaveError::Full(_) => Failure::Rejected {
                 reason,
                 hint: "make room on the node's disk; training goes on, the next save may succeed".to_owned(),
             },
+            // No time to wait is named: by the time there is room, the step is long past.
+            SaveError::Slot(SlotError::NoRoom { .. } | SlotError::Io { .. }) => Failure::Exhausted {
+                reason,
+                hint: "give the node more memory, or save a folder; training goes on".to_owned(),
+                retry_after_ms: 0,
+            },
+            SaveError::Slot(SlotError::TooLarge { .. }) => Failure::Rejected {
+                reason,
+                hint: "raise resources.memory, or save a folder; training goes on".to_owned(),
+            },
+            SaveError::Header(_) | SaveError::NotBegun { .. } => Failure::Rejected { reason, hint },
             SaveError::Skipped { .. } => Failure::Conflict { reason, hint },
             SaveError::Busy => Failure::Exhausted { reason, hint, retry_after_ms: 500 },
             SaveError::Write(_) => Failure::Exhausted { reason, hint, retry_after_ms: 1_000 },
@@ -101,11 +118,11 @@ pub(crate) async fn save(
     context: &Arc<Context>,
     handle: &Arc<WorkerHandle>,
     what: Wanted,
-    dir: PathBuf,
+    path: PathBuf,
 ) -> Result<Saved, SaveError> {
     let step = what.step;
-    if !dir.is_absolute() || !dir.is_dir() {
-        return Err(SaveError::NotAFolder(dir));
+    if !path.is_absolute() || !(path.is_dir() || path.is_file()) {
+        return Err(SaveError::NotThere(path));
     }
     if handle.saves.len() >= SAVES_MAX {
         return Err(SaveError::Busy);
@@ -115,7 +132,7 @@ pub(crate) async fn save(
     let (context, handle2) = (Arc::clone(context), Arc::clone(handle));
     // On its own, because a dead worker's call is dropped in the middle.
     handle.saves.spawn(async move {
-        let saved = open_and_write(&context, &handle2, what, dir).await;
+        let saved = open_and_write(&context, &handle2, what, path).await;
         match &saved {
             Ok(saved) => handle2.save_done(step, *saved, fulfils),
             Err(err) => {
@@ -133,7 +150,7 @@ async fn open_and_write(
     context: &Arc<Context>,
     handle: &Arc<WorkerHandle>,
     what: Wanted,
-    dir: PathBuf,
+    path: PathBuf,
 ) -> Result<Saved, SaveError> {
     let step = what.step;
     let _turn = handle.save_turn.lock().await;
@@ -144,31 +161,16 @@ async fn open_and_write(
     if let Some(saved) = handle.saved_at(step).filter(|saved| !is_over(saved)) {
         return Ok(saved);
     }
-    let request = node_pb::OpenCheckpointRequest {
-        node: context.node.to_string(),
-        registration: context.registration().0,
-        attempt: key.attempt.to_string(),
-        step: what.step,
-        cluster_id: context.cluster_text(),
-        in_turn: what.in_turn,
+    let seq = match open(context, handle, what).await? {
+        Opened::Anew(seq) => seq,
+        Opened::Before(saved) => return Ok(saved),
     };
-    let opening = context.coordinators.open_checkpoint(request, OPEN_WITHIN);
-    let opened = context.shutdown.run_until_cancelled(opening).await.ok_or(SaveError::Stopping)?;
-    let opened = match opened {
-        // Sealed already: an earlier agent of this node saved it, and its answer was lost.
-        Err(failure @ Failure::Conflict { .. }) => {
-            let (store, key) = (context.shards.clone(), handle.key);
-            return blocking(move || find_sealed(&store, &key, step)).await.ok_or(SaveError::Open(failure));
-        }
-        opened => opened.map_err(SaveError::Open)?.ok_or(SaveError::Skipped { step })?,
-    };
-    let seq = outlast_proto::convert::parse("checkpoint", &opened)?;
     let part = Part { attempt: key.attempt, seq, rank: key.rank };
     context.checkpoints.staged(part);
     let shard = ShardKey { job: key.attempt.group.job, attempt: key.attempt, seq, rank: key.rank };
     let store = context.shards.clone();
     let began = boot_now();
-    let written = blocking(move || write(&store, &shard, &dir)).await;
+    let written = blocking(move || write(&store, &shard, &path)).await;
     // The worker waits until its folder is written.
     let write_ms = boot_now().since(began);
     *handle.save_cost.lock() = Some(SaveCost { stall_ms: write_ms, write_ms });
@@ -179,17 +181,71 @@ async fn open_and_write(
     Ok(Saved { seq, root: meta.root, size_bytes: meta.size_bytes })
 }
 
-fn write(store: &ShardStore, shard: &ShardKey, dir: &Path) -> Result<ShardMeta, SaveError> {
-    let refused = |err: WriteError| match err {
-        WriteError::Full { .. } => SaveError::Full(chain(&err)),
-        _ => SaveError::Write(chain(&err)),
+/// What the log says to a step.
+#[derive(Debug)]
+pub(crate) enum Opened {
+    Anew(CheckpointSeq),
+    /// An earlier agent of this node saved it, and its answer was lost.
+    Before(Saved),
+}
+
+/// Has the step's checkpoint opened in the log, or finds the open one.
+///
+/// # Errors
+/// `Skipped`, by all ranks alike, or why it may not be.
+pub(super) async fn open(
+    context: &Arc<Context>,
+    handle: &WorkerHandle,
+    what: Wanted,
+) -> Result<Opened, SaveError> {
+    let (key, step) = (handle.key, what.step);
+    let request = node_pb::OpenCheckpointRequest {
+        node: context.node.to_string(),
+        registration: context.registration().0,
+        attempt: key.attempt.to_string(),
+        step: what.step,
+        cluster_id: context.cluster_text(),
+        in_turn: what.in_turn,
     };
+    let opening = context.coordinators.open_checkpoint(request, OPEN_WITHIN);
+    let opened = context.shutdown.run_until_cancelled(opening).await.ok_or(SaveError::Stopping)?;
+    match opened {
+        Err(failure @ Failure::Conflict { .. }) => {
+            let store = context.shards.clone();
+            let found = blocking(move || find_sealed(&store, &key, step)).await;
+            found.map(Opened::Before).ok_or(SaveError::Open(failure))
+        }
+        opened => {
+            let opened = opened.map_err(SaveError::Open)?.ok_or(SaveError::Skipped { step })?;
+            Ok(Opened::Anew(outlast_proto::convert::parse("checkpoint", &opened)?))
+        }
+    }
+}
+
+fn write(store: &ShardStore, shard: &ShardKey, path: &Path) -> Result<ShardMeta, SaveError> {
     let mut writer = store.begin(None).map_err(refused)?;
-    pack::pack_dir(dir, &mut writer, PackLimits::CHECKPOINT).map_err(|err| {
+    pack(path, &mut writer).map_err(|err| {
         let is_full = matches!(&err, pack::PackError::Io { source, .. } if is_full(source));
         if is_full { SaveError::Full(chain(&err)) } else { SaveError::Write(chain(&err)) }
     })?;
     writer.finish(shard).map_err(refused)
+}
+
+/// A folder with all in it; or one file, which is restored as a folder that holds it.
+fn pack(path: &Path, out: &mut ShardWriter) -> Result<(), pack::PackError> {
+    let limits = PackLimits::CHECKPOINT;
+    match (path.is_file(), path.parent(), path.file_name()) {
+        (true, Some(dir), Some(name)) => pack::pack_files(dir, vec![name.into()], out, limits)?,
+        _ => pack::pack_dir(path, out, limits)?,
+    };
+    Ok(())
+}
+
+pub(super) fn refused(err: WriteError) -> SaveError {
+    match err {
+        WriteError::Full { .. } => SaveError::Full(chain(&err)),
+        _ => SaveError::Write(chain(&err)),
+    }
 }
 
 fn is_full(err: &io::Error) -> bool {

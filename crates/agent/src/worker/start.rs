@@ -95,9 +95,10 @@ impl Start {
             assigned: assigned.clone(),
             socket: socket.clone(),
         };
-        let dir = self.handle.dir.clone();
+        let handle = Arc::clone(&self.handle);
         let failed = |err: std::io::Error| StartError::Folder(err.to_string());
-        blocking(move || dir.create(&record)).await.map_err(failed)?;
+        let create = move || handle.slots.remove().and_then(|()| handle.dir.create(&record));
+        blocking(create).await.map_err(failed)?;
         socket::serve_socket(&self.context, &self.handle, &socket).map_err(failed)?;
         Ok(socket)
     }

@@ -11,6 +11,7 @@ use outlast_proto::node::v1::agent_message::Message as Up;
 use outlast_proto::node::v1::coordinator_message::Message as Down;
 use outlast_proto::node::v1::node_service_server::{NodeService, NodeServiceServer};
 use outlast_proto::node::v1::{self as pb};
+use outlast_proto::status::Failure;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -38,6 +39,15 @@ pub(crate) struct NodeBook {
     pub observations: BTreeMap<(u64, u64), Observation>,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OpenRule {
+    /// It has to wait for those before it.
+    Busy,
+    Skip,
+    /// The attempt is over.
+    Fence,
+}
+
 #[derive(Default)]
 pub(crate) struct Book {
     pub acknowledges: bool,
@@ -48,6 +58,8 @@ pub(crate) struct Book {
     pub predecessors: Vec<String>,
     pub nodes: BTreeMap<String, NodeBook>,
     pub opened: u64,
+    /// What is said to a step, where it is not simply opened.
+    pub opens: BTreeMap<u64, OpenRule>,
     pub sessions_open: u64,
     /// What became of checkpoints, for who asks; of others, `unknown`.
     pub fates: BTreeMap<String, &'static str>,
@@ -246,8 +258,21 @@ impl NodeService for Fake {
         &self,
         request: Request<pb::OpenCheckpointRequest>,
     ) -> Result<Response<pb::OpenCheckpointResponse>, Status> {
-        assert!(!request.into_inner().attempt.is_empty());
+        let request = request.into_inner();
+        assert!(!request.attempt.is_empty());
         let mut book = self.book.lock();
+        match book.opens.get(&request.step) {
+            Some(OpenRule::Busy) => {
+                let (reason, hint) = ("busy".to_owned(), String::new());
+                return Err(Failure::Exhausted { reason, hint, retry_after_ms: 100 }.into());
+            }
+            Some(OpenRule::Skip) => {
+                let (checkpoint, skipped) = (String::new(), true);
+                return Ok(Response::new(pb::OpenCheckpointResponse { checkpoint, skipped }));
+            }
+            Some(OpenRule::Fence) => return Err(Failure::Fenced { reason: "over".to_owned() }.into()),
+            None => {}
+        }
         book.opened += 1;
         Ok(Response::new(pb::OpenCheckpointResponse {
             checkpoint: format!("ck{}", book.opened),

@@ -144,14 +144,8 @@ async fn what_became_of_a_checkpoint_can_be_asked() {
     let mut node = NodeServiceClient::connect(format!("http://{address}")).await.expect("it listens");
     let (node_name, attempt) = ("n1".to_owned(), worker.attempt);
     let (cluster_id, in_turn) = (String::new(), false);
-    let open = pb::OpenCheckpointRequest {
-        node: node_name,
-        registration: 7,
-        attempt,
-        step: 3,
-        cluster_id,
-        in_turn,
-    };
+    let open =
+        pb::OpenCheckpointRequest { node: node_name, registration: 7, attempt, step: 3, cluster_id, in_turn };
     let opened = node.open_checkpoint(open).await.expect("opened").into_inner().checkpoint;
     let ask = |cluster_id: &str, checkpoint: &str| pb::GetCheckpointFateRequest {
         cluster_id: cluster_id.to_owned(),

@@ -1,6 +1,7 @@
 //! An agent's worker API in this process: scripted answers over a real Unix socket, and a way to go away and come back.
 
 use std::collections::VecDeque;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -9,10 +10,12 @@ use outlast_proto::status::Failure;
 use outlast_proto::worker::v1::signal::Kind;
 use outlast_proto::worker::v1::worker_service_server::{WorkerService, WorkerServiceServer};
 use outlast_proto::worker::v1::{
-    ReadyRequest, ReadyResponse, RegisterRequest, RegisterResponse, ReportRequest, ReportResponse,
-    SaveCheckpointRequest, SaveCheckpointResponse, Signal, SignalsRequest, WaitCheckpointRequest,
-    WaitCheckpointResponse,
+    BeginSaveRequest, BeginSaveResponse, OpenSlotsRequest, OpenSlotsResponse, ReadyRequest, ReadyResponse,
+    RegisterRequest, RegisterResponse, ReportRequest, ReportResponse, SaveCheckpointRequest,
+    SaveCheckpointResponse, SaveStagedRequest, SaveStagedResponse, Signal, SignalsRequest, Slot,
+    WaitCheckpointRequest, WaitCheckpointResponse, WaitSavedRequest,
 };
+use outlast_staging::{DATA_AT, SlotHeader, SlotState};
 use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc};
@@ -33,6 +36,11 @@ pub(crate) struct Script {
     pub(crate) hold: Mutex<bool>,
     pub(crate) release: Notify,
     pub(crate) seals: Mutex<VecDeque<Result<WaitCheckpointResponse, Status>>>,
+    /// What `begin_save` says; else it hands out a slot.
+    pub(crate) begins: Mutex<VecDeque<Result<BeginSaveResponse, Status>>>,
+    pub(crate) staged: Mutex<Vec<SaveStagedRequest>>,
+    /// What `wait_saved` says; else it is saved.
+    pub(crate) saved: Mutex<VecDeque<Result<SaveCheckpointResponse, Status>>>,
     /// What is not in `seals` is sealed; else nobody ever answers.
     pub(crate) seal_all: Mutex<bool>,
     signals: Mutex<Option<mpsc::Sender<Result<Signal, Status>>>>,
@@ -60,6 +68,35 @@ impl Script {
     pub(crate) fn steps(&self) -> Vec<u64> {
         self.reports.lock().expect("no panic").iter().map(|report| report.step).collect()
     }
+}
+
+impl Script {
+    fn slot(&self, index: u32, size_bytes: u64) -> Slot {
+        let path = self.root.join("slot");
+        let file = std::fs::File::options().create(true).truncate(false).write(true).open(&path);
+        file.expect("made").set_len(DATA_AT + size_bytes).expect("room");
+        Slot { index, path: path.display().to_string(), size_bytes, in_memory: true, sequence: 41 }
+    }
+
+    /// Keeps what lies in the slot, as its header says.
+    fn unpack_slot(&self, step: u64) {
+        let mut slot = std::fs::File::open(self.root.join("slot")).expect("it is there");
+        let header = SlotHeader::read(&slot).expect("a good header");
+        let attempt = self.identity.lock().expect("no panic").attempt.clone();
+        assert_eq!(
+            (header.state, header.step, header.sequence, header.attempt.to_string()),
+            (SlotState::Staged, step, 41, attempt)
+        );
+        slot.seek(SeekFrom::Start(DATA_AT)).expect("a file");
+        let kept = self.kept(step);
+        let _ = std::fs::remove_dir_all(&kept);
+        outlast_blobs::unpack(slot.take(header.length), &kept, outlast_blobs::PackLimits::CHECKPOINT)
+            .expect("an archive");
+    }
+}
+
+fn saved_answer() -> SaveCheckpointResponse {
+    SaveCheckpointResponse { checkpoint: "ck7".into(), size_bytes: 5, root: "ab".repeat(32), skipped: false }
 }
 
 struct Handler(Arc<Script>);
@@ -99,20 +136,64 @@ impl WorkerService for Handler {
     ) -> Result<Response<SaveCheckpointResponse>, Status> {
         self.0.check()?;
         let request = request.into_inner();
-        if !Path::new(&request.directory).is_dir() {
+        let path = Path::new(&request.directory);
+        if !path.exists() {
             let reason = format!("{} is no folder", request.directory);
             return Err(Failure::Rejected { reason, hint: "write it first".into() }.into());
         }
         // What was handed over is kept under its step, as the agent does.
-        copy_folder(Path::new(&request.directory), &self.0.kept(request.step));
+        if path.is_dir() {
+            copy_folder(path, &self.0.kept(request.step));
+        }
         *self.0.due.lock().expect("no panic") = false;
         self.0.saves.lock().expect("no panic").push(request);
-        Ok(Response::new(SaveCheckpointResponse {
-            checkpoint: "ck7".into(),
-            size_bytes: 5,
-            root: "ab".repeat(32),
-            skipped: false,
-        }))
+        Ok(Response::new(saved_answer()))
+    }
+
+    async fn open_slots(
+        &self,
+        request: Request<OpenSlotsRequest>,
+    ) -> Result<Response<OpenSlotsResponse>, Status> {
+        self.0.check()?;
+        let slots = [0, 1].map(|index| self.0.slot(index, request.get_ref().size_bytes)).to_vec();
+        Ok(Response::new(OpenSlotsResponse { slots }))
+    }
+
+    async fn begin_save(
+        &self,
+        request: Request<BeginSaveRequest>,
+    ) -> Result<Response<BeginSaveResponse>, Status> {
+        self.0.check()?;
+        if let Some(answer) = self.0.begins.lock().expect("no panic").pop_front() {
+            return answer.map(Response::new);
+        }
+        let slot = Some(self.0.slot(1, request.into_inner().size_bytes));
+        Ok(Response::new(BeginSaveResponse { slot, ..Default::default() }))
+    }
+
+    async fn save_staged(
+        &self,
+        request: Request<SaveStagedRequest>,
+    ) -> Result<Response<SaveStagedResponse>, Status> {
+        self.0.check()?;
+        let request = request.into_inner();
+        if request.failed.is_empty() {
+            self.0.unpack_slot(request.step);
+            *self.0.due.lock().expect("no panic") = false;
+            let (step, directory) = (request.step, String::new());
+            let save = SaveCheckpointRequest { step, directory, in_turn: false };
+            self.0.saves.lock().expect("no panic").push(save);
+        }
+        self.0.staged.lock().expect("no panic").push(request);
+        Ok(Response::new(SaveStagedResponse {}))
+    }
+
+    async fn wait_saved(
+        &self,
+        _: Request<WaitSavedRequest>,
+    ) -> Result<Response<SaveCheckpointResponse>, Status> {
+        let next = self.0.saved.lock().expect("no panic").pop_front();
+        next.unwrap_or_else(|| Ok(saved_answer())).map(Response::new)
     }
 
     async fn wait_checkpoint(

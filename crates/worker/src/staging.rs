@@ -1,0 +1,134 @@
+//! Saving from memory: the parts are copied into a slot that the agent owns, and the training goes on. The agent, which
+//! outlives this process, writes them to its disk.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use outlast_proto::worker::v1::{
+    BeginSaveRequest, OpenSlotsRequest, SaveStagedRequest, Slot, WaitSavedRequest,
+};
+use outlast_staging::{DATA_AT, Parts, SlotHeader, SlotState};
+
+use crate::error::{CallError, SaveError};
+use crate::link::persist;
+use crate::worker::{QUICK_MAX, SAVE_MAX, Saved, WAIT_SLICE, Worker, bad, saved_of};
+
+/// A checkpoint's part that the agent has in memory. It survives this process, and is being written to the agent's disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Staged {
+    pub step: u64,
+    /// The parts, as they are packed.
+    pub size_bytes: u64,
+    /// How long the call took that staged it: all that the training had to wait.
+    pub stall: Duration,
+}
+
+impl Worker {
+    /// Hands the parts over as this rank's part of the checkpoint at `step`. Returns when they are copied into memory
+    /// that the agent owns: they may change again, and what comes then no longer needs this process. A restore gives a
+    /// folder back with one file for each part, as if [`Worker::save`] had been given it.
+    ///
+    /// Whether the step is skipped, because earlier ones are still being written, the log may say only after the copy;
+    /// then [`Worker::wait_saved`] tells. Whichever of the two a rank hears it from, it is so for all ranks.
+    pub fn save_parts(&self, step: u64, parts: &[(&str, &[u8])]) -> Result<Staged, SaveError> {
+        self.stage(step, parts, false)
+    }
+
+    /// Like `save_parts`, but waits for earlier ones, whatever the job says: for the last one of a run.
+    pub fn save_parts_in_turn(&self, step: u64, parts: &[(&str, &[u8])]) -> Result<Staged, SaveError> {
+        self.stage(step, parts, true)
+    }
+
+    /// Makes the memory for parts of this size ready, so that the first save need not wait for it. False: it lies on the
+    /// agent's disk, for want of shared memory.
+    pub fn reserve(&self, size_bytes: u64) -> Result<bool, SaveError> {
+        let client = self.client();
+        let call = move || {
+            let mut client = client.clone();
+            async move { client.open_slots(OpenSlotsRequest { size_bytes }).await }
+        };
+        let slots = self.wait(persist(SAVE_MAX, call))?.slots;
+        Ok(slots.iter().all(|slot| slot.in_memory))
+    }
+
+    /// Waits until what was staged is durable on the agent's disk, for at most `limit`.
+    pub fn wait_saved(&self, staged: &Staged, limit: Duration) -> Result<Saved, SaveError> {
+        let step = staged.step;
+        let began = Instant::now();
+        loop {
+            let left = limit.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                return Err(SaveError::TimedOut { step, waited_s: began.elapsed().as_secs() });
+            }
+            let client = self.client();
+            let call = move || {
+                let mut client = client.clone();
+                async move { client.wait_saved(WaitSavedRequest { step }).await }
+            };
+            let slice = left.min(WAIT_SLICE);
+            let answer =
+                self.wait(async move { tokio::time::timeout(slice, persist(WAIT_SLICE, call)).await });
+            if let Ok(answer) = answer {
+                return saved_of(step, answer?);
+            }
+        }
+    }
+
+    fn stage(&self, step: u64, parts: &[(&str, &[u8])], in_turn: bool) -> Result<Staged, SaveError> {
+        let parts = Parts::new(parts)?;
+        // One is begun at a time: a later one would give it up.
+        let _one = self.staging();
+        let began = Instant::now();
+        let saving = self.board().wishes().save_begins(step);
+        let staged = self.copy(step, &parts, in_turn, began);
+        self.note_failure(saving, staged.as_ref().err());
+        let stall = began.elapsed();
+        staged.map(|()| Staged { step, size_bytes: parts.packed_bytes(), stall })
+    }
+
+    fn copy(&self, step: u64, parts: &Parts<'_>, in_turn: bool, began: Instant) -> Result<(), SaveError> {
+        let request = BeginSaveRequest { step, size_bytes: parts.packed_bytes(), in_turn };
+        let client = self.client();
+        let call = move || {
+            let mut client = client.clone();
+            async move { client.begin_save(request).await }
+        };
+        let begun = self.wait(persist(SAVE_MAX, call))?;
+        if begun.skipped {
+            return Err(SaveError::Skipped { step });
+        }
+        if begun.kept {
+            return Ok(());
+        }
+        let slot = begun.slot.ok_or_else(|| bad("slot", ""))?;
+        let filled = self.fill(&slot, step, parts);
+        let failed = filled.as_ref().err().map(io::Error::to_string).unwrap_or_default();
+        let stall_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let given = self.give(SaveStagedRequest { step, slot: slot.index, stall_us, failed });
+        filled.map_err(|source| SaveError::Slot { path: PathBuf::from(slot.path), source })?;
+        Ok(given?)
+    }
+
+    fn fill(&self, slot: &Slot, step: u64, parts: &Parts<'_>) -> io::Result<()> {
+        let length = parts.packed_bytes();
+        if slot.size_bytes < length {
+            return Err(io::Error::other(format!("it has {} bytes of room for {length}", slot.size_bytes)));
+        }
+        let file = OpenOptions::new().read(true).write(true).open(&slot.path)?;
+        parts.write_at(&file, DATA_AT)?;
+        // Last: from here on the bytes survive this process.
+        let (state, sequence, attempt) = (SlotState::Staged, slot.sequence, self.attempt());
+        SlotHeader { state, step, sequence, length, attempt }.write(&file)
+    }
+
+    fn give(&self, request: SaveStagedRequest) -> Result<(), CallError> {
+        let client = self.client();
+        let call = move || {
+            let (mut client, request) = (client.clone(), request.clone());
+            async move { client.save_staged(request).await }
+        };
+        self.wait(persist(QUICK_MAX, call)).map(|_| ())
+    }
+}
