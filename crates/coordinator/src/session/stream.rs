@@ -10,6 +10,8 @@
 //! The session grants nothing itself: a grant comes from the leader or not at all, so that an agent whose coordinator is
 //! cut off moves on.
 
+mod greeting;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -149,40 +151,6 @@ fn missed_events() -> Failure {
 }
 
 impl Session {
-    async fn greet(&mut self, index: u64, held: &[pb::CheckpointRef]) -> Result<(), End> {
-        let (coordinators, predecessors) = self.member.state(|state| {
-            let active = state.coordinators.values().filter(|record| !record.removed);
-            let predecessors = state.config.iter().flat_map(|config| &config.predecessors);
-            (
-                active.map(|record| record.address.clone()).collect(),
-                predecessors.map(ToString::to_string).collect(),
-            )
-        });
-        self.send(Down::Welcome(pb::Welcome {
-            cluster_id: self.member.cluster_id.to_string(),
-            index,
-            coordinators,
-            profile: self.member.profile.to_string(),
-            predecessors,
-        }))
-        .await?;
-        self.send_desired().await?;
-        self.answer_held(held).await
-    }
-
-    /// Tells what became of the checkpoints that the agent has bytes of, or should have: it says so where it has not.
-    async fn answer_held(&mut self, held: &[pb::CheckpointRef]) -> Result<(), End> {
-        let parse = |held: &pb::CheckpointRef| -> Option<(JobId, CheckpointSeq)> {
-            Some((held.job.parse().ok()?, held.checkpoint.parse().ok()?))
-        };
-        let mut held: Vec<_> = held.iter().take(HELD_MAX).filter_map(parse).collect();
-        held.extend(self.member.state(|state| state.held_by_log(&self.node)));
-        held.sort_unstable();
-        held.dedup();
-        self.held_jobs.extend(held.iter().map(|(job, _)| *job));
-        self.send_pages(&held).await
-    }
-
     async fn serve(
         mut self,
         mut up: Streaming<pb::AgentMessage>,
