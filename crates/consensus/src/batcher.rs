@@ -239,7 +239,9 @@ async fn write(
             let index = written.log_id.index;
             rounds.commit(round, index);
             debug_assert_eq!(written.data.len(), waiters.len(), "one reply a command");
-            for ((answer, _permits), response) in waiters.into_iter().zip(written.data) {
+            for ((answer, permits), response) in waiters.into_iter().zip(written.data) {
+                // Before the answer: who proposes again because of it must not find its own place still taken.
+                drop(permits);
                 // Whoever left does not need the answer.
                 let _ = answer.send(Ok(Applied { index, response }));
             }
@@ -259,7 +261,8 @@ fn answer_all(
     waiters: Vec<(oneshot::Sender<Outcome>, (OwnedSemaphorePermit, OwnedSemaphorePermit))>,
     err: &ProposeError,
 ) {
-    for (answer, _permits) in waiters {
+    for (answer, permits) in waiters {
+        drop(permits);
         // Whoever left does not need the answer.
         let _ = answer.send(Err(err.clone()));
     }
