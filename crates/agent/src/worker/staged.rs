@@ -29,9 +29,6 @@ use crate::metrics;
 
 /// Both slots hold bytes that are being written: 100 GiB at 200 MB/s take 9 minutes.
 const SLOT_WITHIN: Duration = Duration::from_secs(600);
-/// A restarted agent is fenced until it is registered, which takes moments; so is an attempt that is over, for ever.
-const FENCED_WITHIN: Duration = Duration::from_secs(20);
-const OPEN_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// What `begin` answers.
 #[derive(Debug)]
@@ -120,7 +117,7 @@ async fn claim(
         return Ok((claim, None));
     }
     let mut freed = handle.slots.freed();
-    let seq = match open_patiently(context, handle, what).await? {
+    let seq = match open(context, handle, what).await? {
         Opened::Anew(seq) => seq,
         Opened::Before(saved) => saved.seq,
     };
@@ -210,28 +207,6 @@ pub(super) fn give(claim: &Claim, phase: Phase) {
     });
 }
 
-/// Opens in the log, also through the moments in which a restarted agent is not registered yet.
-async fn open_patiently(
-    context: &Arc<Context>,
-    handle: &Arc<WorkerHandle>,
-    what: Wanted,
-) -> Result<Opened, SaveError> {
-    let until = Instant::now() + FENCED_WITHIN;
-    loop {
-        match open(context, handle, what).await {
-            Err(SaveError::Open(Failure::Fenced { .. }))
-                if !handle.is_fenced()
-                    && !context.is_superseded(&handle.key.attempt)
-                    && Instant::now() < until =>
-            {
-                let pause = tokio::time::sleep(OPEN_AGAIN_AFTER);
-                context.shutdown.run_until_cancelled(pause).await.ok_or(SaveError::Stopping)?;
-            }
-            opened => return opened,
-        }
-    }
-}
-
 fn part(handle: &WorkerHandle, seq: CheckpointSeq) -> Part {
     Part { attempt: handle.key.attempt, seq, rank: handle.key.rank }
 }
@@ -291,7 +266,7 @@ impl Save {
     async fn open(&self, file: Option<&Arc<File>>, seq: Option<CheckpointSeq>) -> Result<Opened, SaveError> {
         let opened = match seq {
             Some(seq) => Opened::Anew(seq),
-            None => open_patiently(&self.context, &self.handle, self.what).await?,
+            None => open(&self.context, &self.handle, self.what).await?,
         };
         if let (Opened::Anew(seq), Some(file)) = (&opened, file) {
             let (note, file) = (Note { step: self.what.step, seq: *seq }, Arc::clone(file));
