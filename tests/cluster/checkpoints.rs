@@ -88,33 +88,6 @@ fn checkpoint_shards_deleted_under_a_running_agent_are_replaced_without_a_hand()
 }
 
 #[test]
-fn checkpoint_bytes_that_rot_are_found_by_verify_and_replaced() {
-    let outlast = Outlast::start(1, 2);
-    let job = outlast.submit(&saving("a", "replicated", "true"));
-    outlast.wait_success(&job);
-    let newest = wait_checkpoint(&outlast, &job, "two copies and a proof", |newest| {
-        is_replicated(newest) && newest["proven"] == true
-    });
-    let node = live_holders(&newest).remove(0);
-    let path = shard(&outlast, &node, &newest).expect("its file");
-    let good = fs::read(&path).expect("readable");
-    let mut bytes = good.clone();
-    bytes[1_234_567] ^= 1;
-    fs::write(&path, &bytes).expect("written");
-    let id = newest["id"].as_str().expect("an id").to_owned();
-    let verified = outlast.run(&["checkpoint", "verify", &job, &id]);
-    let said = String::from_utf8_lossy(&verified.stdout).into_owned();
-    assert!(said.contains("corrupt") || said.contains("damaged"), "{said}");
-    wait_for("good bytes in their place", || {
-        let back = shard(&outlast, &node, &newest).and_then(|path| fs::read(path).ok());
-        (back.as_deref() == Some(good.as_slice())).then_some(())
-    });
-    wait_checkpoint(&outlast, &job, "two copies again", is_replicated);
-    outlast.ok(&["checkpoint", "verify", &job, &id]);
-    outlast.assert_nothing_left();
-}
-
-#[test]
 fn checkpoint_in_the_object_store_survives_every_disk_and_goes_when_it_is_retired() {
     let bucket = tempfile::tempdir().expect("a folder");
     let url = format!("file://{}", bucket.path().display());

@@ -1,14 +1,15 @@
 //! What the parts of one agent share. One per agent, never global: several agents may live in one process.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use outlast_blobs::objects::ObjectTier;
-use outlast_blobs::{BundleStore, ShardStore};
+use outlast_blobs::{BundleStore, ShardKey, ShardStore};
 use outlast_control::state::{Holder, Tier};
 use outlast_process::Cgroups;
-use outlast_types::{AttemptId, BootId, DiskId, NodeId, NodeResources, RegistrationId};
+use outlast_types::{AttemptId, BootId, Digest, DiskId, NodeId, NodeResources, RegistrationId};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -37,6 +38,8 @@ pub(crate) struct Context {
     pub(crate) bundles: BundleStore,
     /// Where sealed checkpoints go whose policy says so.
     pub(crate) store: Option<ObjectTier>,
+    /// Shards that are being taken out of there.
+    pub(crate) removing: Mutex<BTreeSet<(ShardKey, Digest)>>,
     pub(crate) coordinators: Arc<Coordinators>,
     pub(crate) checkpoints: Checkpoints,
     pub(crate) newest: Mutex<NewestAttempts>,
@@ -94,6 +97,7 @@ impl Context {
             shards,
             bundles,
             store,
+            removing: Mutex::default(),
             coordinators: Arc::new(Coordinators::new(parts.coordinators)),
             checkpoints: Checkpoints::new(),
             newest: Mutex::default(),

@@ -31,6 +31,9 @@ enum Order {
     /// Unless it was sealed once: a log that never heard of that was restored from an older backup, and the bytes may be the
     /// newest that there are.
     Discard,
+    /// No record names them any more, and nobody will say that they may go. Those that were never sealed go when they are
+    /// old; what was sealed once stays, as above.
+    Reap,
 }
 
 impl AgentLoop {
@@ -46,7 +49,7 @@ impl AgentLoop {
             };
             if state == "gone" {
                 self.context.checkpoints.gone(job, seq);
-                self.reap_later(job, seq);
+                orders.push((job, seq, Order::Reap));
                 continue;
             }
             // Unknown too: bytes are kept where there is doubt.
@@ -77,29 +80,9 @@ impl AgentLoop {
                 let _ = context.events.send(Event::Upkeep(event)).await;
             }
             for meta in stored {
-                remove_stored(&context, meta).await;
+                context.tasks.spawn(remove_stored(Arc::clone(&context), meta));
             }
         });
-    }
-
-    /// Bytes whose record has left the log: nobody will ever ask for them, and nobody will say that they may go. They go a
-    /// day after they were written, by exact key.
-    fn reap_later(&self, job: JobId, seq: CheckpointSeq) {
-        let of = |meta: &ShardMeta| (meta.key.job, meta.key.seq) == (job, seq);
-        let (store, stop) = (self.context.shards.clone(), self.context.shutdown.clone());
-        for meta in self.context.shards.list().into_iter().filter(of) {
-            let (context, store, stop) = (Arc::clone(&self.context), store.clone(), stop.clone());
-            self.context.tasks.spawn(async move {
-                let wait = ORPHAN_AGE.saturating_sub(store.age(&meta.key, meta.root).unwrap_or_default());
-                if stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
-                    return;
-                }
-                if store.is_stored(&meta.key, meta.root) {
-                    return remove_stored(&context, meta).await;
-                }
-                blocking(move || carry_out(&store, &meta, &Order::Remove)).await;
-            });
-        }
     }
 }
 
@@ -115,7 +98,16 @@ fn of_checkpoint(store: &ShardStore, job: JobId, seq: CheckpointSeq, order: &Ord
 
 /// The object store first: the seal beside the own bytes says what is to go there. What does not go now goes when the
 /// agent connects again, at the latest.
-async fn remove_stored(context: &Arc<Context>, meta: ShardMeta) {
+async fn remove_stored(context: Arc<Context>, meta: ShardMeta) {
+    let shard = (meta.key, meta.root);
+    // Told again by each session: one of them is enough.
+    if context.removing.lock().insert(shard) {
+        try_to_remove(&context, meta).await;
+        context.removing.lock().remove(&shard);
+    }
+}
+
+async fn try_to_remove(context: &Arc<Context>, meta: ShardMeta) {
     let mut pause = REMOVE_AGAIN_MIN;
     for _ in 0..REMOVE_TRIES {
         match store::remove(context, &meta).await {
@@ -157,10 +149,11 @@ fn absent(store: &ShardStore, here: &Holder, order: &Order) -> Vec<UpkeepEvent> 
 fn carry_out(store: &ShardStore, meta: &ShardMeta, order: &Order) {
     let key = &meta.key;
     match order {
+        Order::Reap if meta.sealed || store.age(key, meta.root).is_none_or(|age| age < ORPHAN_AGE) => {}
         Order::Discard if meta.sealed => {
             tracing::warn!(job = %key.job, checkpoint = %key.seq, rank = key.rank, "aborted, but it was sealed once: its bytes stay");
         }
-        Order::Remove | Order::Discard => match store.remove(key, meta.root) {
+        Order::Remove | Order::Discard | Order::Reap => match store.remove(key, meta.root) {
             Ok(_) => tracing::debug!(job = %key.job, checkpoint = %key.seq, rank = key.rank, "shard removed"),
             Err(err) => {
                 tracing::warn!(job = %key.job, checkpoint = %key.seq, rank = key.rank, error = %err, "a retired shard cannot be removed")

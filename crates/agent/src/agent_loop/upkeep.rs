@@ -1,12 +1,16 @@
 //! The loop's side of upkeep: what is ordered is begun, and what came of it is observed.
 
+use std::sync::Arc;
+
+use outlast_blobs::ShardKey;
 use outlast_control::state::{Observation, ShardTask};
 use outlast_process::boot_now;
 use outlast_types::Digest;
 
 use super::AgentLoop;
 use crate::context::blocking;
-use crate::upkeep::{Ended, OrderKey, UpkeepEvent};
+use crate::event::Event;
+use crate::upkeep::{Ended, OrderKey, UpkeepEvent, damage};
 
 impl AgentLoop {
     pub(super) fn reconcile_orders(&mut self) {
@@ -18,6 +22,7 @@ impl AgentLoop {
         match event {
             UpkeepEvent::Ended(key, ended) => self.handle_order_ended(key, ended),
             UpkeepEvent::Damaged { shard, root, reason } => self.shard_damaged(shard, root, reason),
+            UpkeepEvent::SetAside { shard, root, reason } => self.shard_set_aside(&shard, root, reason),
         }
     }
 
@@ -46,17 +51,30 @@ impl AgentLoop {
         }
     }
 
-    /// The bytes go aside first: from here on nobody gets them.
-    fn shard_damaged(&mut self, shard: outlast_blobs::ShardKey, root: Digest, reason: String) {
+    /// Looked at again before anything is done: a good copy may have come since somebody read the bad one. The bytes go
+    /// aside first, and then the log hears of it.
+    fn shard_damaged(&self, shard: ShardKey, root: Digest, reason: String) {
+        let context = Arc::clone(&self.context);
+        self.context.tasks.spawn(async move {
+            let store = context.shards.clone();
+            let is_bad = blocking(move || {
+                let is_bad = store.read_back(&shard, root, |_| true).err().as_ref().and_then(damage).is_some();
+                if is_bad && let Err(err) = store.set_aside(&shard, root) {
+                    tracing::warn!(attempt = %shard.attempt, rank = shard.rank, checkpoint = %shard.seq, error = %err, "a damaged shard cannot be set aside");
+                }
+                is_bad
+            });
+            if is_bad.await {
+                let event = UpkeepEvent::SetAside { shard, root, reason };
+                let _ = context.events.send(Event::Upkeep(event)).await;
+            }
+        });
+    }
+
+    fn shard_set_aside(&mut self, shard: &ShardKey, root: Digest, reason: String) {
         let (attempt, seq, rank) = (shard.attempt, shard.seq, shard.rank);
         tracing::error!(node = %self.context.node, %attempt, rank, checkpoint = %seq, reason, "a shard on this disk is damaged or gone; another copy takes its place");
         self.context.metrics.verify_failures.inc();
-        let store = self.context.shards.clone();
-        self.context.tasks.spawn(blocking(move || {
-            if let Err(err) = store.set_aside(&shard, root) {
-                tracing::warn!(%attempt, rank, checkpoint = %seq, error = %err, "a damaged shard cannot be set aside");
-            }
-        }));
         self.observe(Observation::ShardLost { attempt, seq, rank, root, reason });
     }
 }

@@ -95,7 +95,18 @@ pub(super) async fn get(
             return Err(status(&err));
         }
     };
-    Ok(chunks(reader, permit))
+    let (context, told) = (Arc::clone(context), (key, root));
+    let chunks = read_chunks(reader);
+    let watched = ReceiverStream::new(chunks).then(move |chunk| {
+        let (context, (key, root)) = (Arc::clone(&context), told);
+        async move {
+            if let Some(read) = chunk.as_ref().err().and_then(read_error) {
+                tell_damage(&context, key, root, read).await;
+            }
+            chunk
+        }
+    });
+    Ok(served(watched, permit))
 }
 
 pub(super) async fn verify(
@@ -133,15 +144,25 @@ async fn tell_damage(context: &Arc<Context>, key: ShardKey, root: Digest, error:
 
 /// The permit lives as long as the stream.
 pub(super) fn chunks<R: Read + Send + 'static>(reader: R, permit: OwnedSemaphorePermit) -> Chunks {
-    let chunks = ReceiverStream::new(read_chunks(reader));
+    served(ReceiverStream::new(read_chunks(reader)), permit)
+}
+
+fn served(
+    chunks: impl futures::Stream<Item = io::Result<bytes::Bytes>> + Send + 'static,
+    permit: OwnedSemaphorePermit,
+) -> Chunks {
     Box::pin(chunks.map(move |chunk| {
         let _held = &permit;
         chunk.map(|data| pb::Chunk { data }).map_err(|err| io_status(&err))
     }))
 }
 
+fn read_error(error: &io::Error) -> Option<&ReadError> {
+    error.get_ref()?.downcast_ref()
+}
+
 fn io_status(error: &io::Error) -> Status {
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<ReadError>()) {
+    match read_error(error) {
         Some(read) => status(read),
         None => Status::unavailable(error.to_string()),
     }

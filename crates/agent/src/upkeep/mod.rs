@@ -36,6 +36,12 @@ pub(crate) enum UpkeepEvent {
         root: Digest,
         reason: String,
     },
+    /// It was, and its bytes are out of the way.
+    SetAside {
+        shard: ShardKey,
+        root: Digest,
+        reason: String,
+    },
 }
 
 /// A sentence for the log, where the bytes themselves are the trouble and not this moment.

@@ -9,12 +9,13 @@ use outlast_blobs::objects::{CommitRecord, ObjectTier, Published, PutError};
 use outlast_blobs::{ReadError, ShardMeta};
 use outlast_control::state::Checkpoint;
 use outlast_types::ClusterId;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Ended, OrderKey, damage};
 use crate::context::{Context, blocking};
 use crate::transfer::chain;
 
-/// How long an upload that is done waits for the other ranks before it gives its turn to another one.
+/// How long an upload that is done asks whether the other ranks are there; then the order is begun anew.
 const PUBLISH_TRIES: u32 = 30;
 const PUBLISH_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -25,7 +26,7 @@ pub(crate) struct Sealed {
 }
 
 /// The own shard goes up, then the checkpoint is published if it is whole.
-pub(super) async fn store(context: &Arc<Context>, key: &OrderKey) -> Ended {
+pub(super) async fn store(context: &Arc<Context>, key: &OrderKey, turn: OwnedSemaphorePermit) -> Ended {
     let Some(tier) = &context.store else {
         return Ended::Later("this agent has no object store: start it with --store URL".to_owned());
     };
@@ -50,6 +51,8 @@ pub(super) async fn store(context: &Arc<Context>, key: &OrderKey) -> Ended {
         }
         Err(err) => return Ended::Later(chain(&err)),
     }
+    // The other ranks need it to get there.
+    drop(turn);
     publish(tier, &sealed).await
 }
 

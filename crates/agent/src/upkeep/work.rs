@@ -29,11 +29,11 @@ pub(super) async fn carry_out(
 ) {
     let key = order.key;
     let work = async {
-        let _turn = turns.acquire_owned().await.ok()?;
+        let turn = turns.acquire_owned().await.ok()?;
         Some(match key.task {
             ShardTask::Copy => copy(&context, &order).await,
             ShardTask::Prove => prove(&context, &key, &stop).await,
-            ShardTask::Store => store::store(&context, &key).await,
+            ShardTask::Store => store::store(&context, &key, turn).await,
         })
     };
     let Some(Some(ended)) = stop.run_until_cancelled(work).await else { return };

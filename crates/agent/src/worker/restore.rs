@@ -75,12 +75,14 @@ pub(super) async fn restore(
             let nobody = "no node that has it is there".to_owned();
             said.push(("others".to_owned(), Unusable::Transient(nobody)));
         }
+        // A holder may have come back meanwhile, perhaps at another address: nobody is called bad unasked.
         let may_change = said.iter().any(|(_, unusable)| matches!(unusable, Unusable::Transient(_)));
-        if !may_change || Instant::now() >= until {
+        let newest = handle.assigned.borrow().restore.clone();
+        let newer = newest.filter(|newest| newest.seq == from.seq && *newest != from);
+        if !(may_change || newer.is_some()) || Instant::now() >= until {
             return Err(verdict(&from, &said));
         }
         tokio::time::sleep(TRY_AGAIN_AFTER).await;
-        // A holder may have come back meanwhile, perhaps at another address.
         let newest = handle.assigned.borrow().restore.clone();
         from = newest.filter(|newest| newest.seq == from.seq).unwrap_or(from);
     }

@@ -23,7 +23,7 @@ mod writer;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -70,6 +70,8 @@ struct Inner {
     root: PathBuf,
     disk: DiskId,
     extent_bytes: u64,
+    /// The file system that the folder was opened on.
+    device: u64,
     index: Mutex<BTreeMap<(ShardKey, Digest), ShardMeta>>,
     /// Held while names appear or go away, so that a folder is not removed under a file that is about to come.
     layout: Mutex<()>,
@@ -102,7 +104,9 @@ impl ShardStore {
         let disk = disk_id(root, &tmp)?;
         let index = scan(&root.join("blobs"), &tmp).map_err(io)?;
         let (root, index, layout) = (root.to_owned(), Mutex::new(index), Mutex::new(()));
-        Ok(Self { inner: Arc::new(Inner { root, disk, extent_bytes, index, layout, _lock: lock }) })
+        let device =
+            fs::metadata(&root).map_err(|source| OpenError::Io { root: root.clone(), source })?.dev();
+        Ok(Self { inner: Arc::new(Inner { root, disk, extent_bytes, device, index, layout, _lock: lock }) })
     }
 
     pub fn disk_id(&self) -> DiskId {
@@ -125,7 +129,8 @@ impl ShardStore {
     /// # Errors
     /// `Missing` where there is no such shard, `Corrupt` where its hashes do not make the root.
     pub fn open_shard(&self, key: &ShardKey, root: Digest) -> Result<ShardReader, ReadError> {
-        ShardReader::open(&self.data_path(key, root), &self.inner.root.join("tmp"), root)
+        let opened = ShardReader::open(&self.data_path(key, root), &self.inner.root.join("tmp"), root);
+        opened.map_err(|err| self.unless_unmounted(err))
     }
 
     /// Reads the whole shard from the disk.

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use outlast_types::Digest;
@@ -49,7 +50,20 @@ impl ShardStore {
         match fs::metadata(self.data_path(key, root)) {
             Ok(meta) if meta.len() == size_bytes => Ok(()),
             Ok(_) => Err(ReadError::Corrupt { extent: 0 }),
-            Err(err) => Err(ReadError::from_io(err, 0)),
+            Err(err) => Err(self.unless_unmounted(ReadError::from_io(err, 0))),
+        }
+    }
+
+    /// A disk that is not mounted has lost nothing: its bytes come back with it.
+    pub(super) fn unless_unmounted(&self, error: ReadError) -> ReadError {
+        let there = self.inner.root.ancestors().find_map(|folder| fs::metadata(folder).ok());
+        let is_elsewhere = there.is_none_or(|there| there.dev() != self.inner.device);
+        match error {
+            ReadError::Missing if is_elsewhere => {
+                let source = io::Error::other("the disk of the data folder is not mounted");
+                ReadError::Transient { source }
+            }
+            other => other,
         }
     }
 

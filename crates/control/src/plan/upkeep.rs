@@ -49,7 +49,9 @@ pub(super) fn plan(pass: &mut Pass<'_>, nodes: &mut Nodes<'_>, job: &Job, group:
         copy(pass, nodes, job, checkpoint);
         store(pass, job, checkpoint);
     }
-    if let Some(wanted) = wants_proof(&sealed) {
+    let readable: Vec<&Checkpoint> =
+        sealed.iter().copied().filter(|checkpoint| is_on_disks(pass, checkpoint)).collect();
+    if let Some(wanted) = wants_proof(&readable) {
         prove(pass, job, wanted);
     }
 }
@@ -98,6 +100,14 @@ fn target(
         let (_, at) = shard.failed_copies.iter().find(|(failed, _)| failed == node)?;
         Some(pass.now.wall.since(*at)).filter(|for_ms| *for_ms < COPY_AGAIN_MS)
     };
+    // As many as are remembered have failed lately: the trouble is with the source, not with the next one.
+    if shard.failed_copies.len() >= ShardRecord::FAILED_COPIES_MAX
+        && let Some((oldest, _)) = shard.failed_copies.first()
+        && let Some(for_ms) = failed_for(oldest)
+    {
+        pass.plan.check_in(COPY_AGAIN_MS - for_ms);
+        return None;
+    }
     let mut wait_ms: Option<Millis> = None;
     let mut fits = Vec::new();
     for (node, (domain, copies)) in &nodes.usable {
@@ -141,6 +151,12 @@ fn store(pass: &mut Pass<'_>, job: &Job, checkpoint: &Checkpoint) {
             Command::StoreCheckpoint { job: job.id, seq: checkpoint.seq, incarnation: pass.incarnation };
         pass.plan.push(command, Some("the object store has every rank".to_owned()));
     }
+}
+
+/// Whether every rank can be read back from some disk now: else its proof would be waited for in vain, and nothing older
+/// could ever go.
+fn is_on_disks(pass: &Pass<'_>, checkpoint: &Checkpoint) -> bool {
+    checkpoint.shards.iter().all(|shard| pass.state.live_holders(&shard.holders).next().is_some())
 }
 
 /// The checkpoint that is to be read back next: one that was begun, else the newest; none while the newest proven one is

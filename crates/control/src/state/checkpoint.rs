@@ -79,6 +79,9 @@ pub struct ShardRecord {
 }
 
 impl ShardRecord {
+    /// Nodes that could not make a copy which are remembered for a shard.
+    pub const FAILED_COPIES_MAX: usize = 8;
+
     /// Who was told to do this, if anybody.
     pub fn ordered(&self, task: ShardTask) -> Option<&NodeId> {
         self.orders.iter().find(|order| order.task == task).map(|order| &order.node)

@@ -276,3 +276,36 @@ fn a_job_that_leaves_it_to_us_saves_as_often_as_its_cost_and_its_failures_say() 
         "who names a time keeps it"
     );
 }
+
+#[test]
+fn a_proof_that_cannot_be_made_holds_no_other_one_up() {
+    let mut world = World::new(3);
+    let a = world.running_job("a", &json!({"workers": 2, "checkpoint": {"durability": "local"}}));
+    let first = world.open(a, 1);
+    let mut seal = world.seal_of(a, first, &[1]);
+    if let Command::SealCheckpoint { shards, .. } = &mut seal {
+        shards[1].holders = vec![crate::world::holder(3)];
+    }
+    world.does(seal);
+    assert_eq!(orders(&world.pass(), ShardTask::Prove).len(), 2);
+    world.lose(3);
+    let next = world.sealed(a, 2, &[1]);
+    let ordered = orders(&world.pass(), ShardTask::Prove);
+    assert!(ordered.iter().any(|(seq, ..)| *seq == next), "{ordered:?}");
+}
+
+#[test]
+fn a_source_that_serves_nobody_is_not_tried_with_node_after_node_for_ever() {
+    let mut world = World::new(12);
+    let a = world.running_job("a", &json!({"workers": 1, "checkpoint": {"durability": "replicated"}}));
+    let seq = world.sealed(a, 1, &[1]);
+    let mut tries = 0;
+    while let Some((_, _, node)) = orders(&world.pass(), ShardTask::Copy).pop() {
+        tries += 1;
+        assert!(tries <= 8, "as many as are remembered, then a pause");
+        let n = node.as_str()[1..].parse().expect("a number");
+        world.observe(n, Observation::CopyFailed { attempt: a, seq, rank: 0, reason: "no route".to_owned() });
+    }
+    world.wait(30_000);
+    assert_eq!(orders(&world.pass(), ShardTask::Copy).len(), 1, "and then again");
+}

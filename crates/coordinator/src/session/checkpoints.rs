@@ -78,6 +78,8 @@ pub(super) fn concerned(
         Event::CheckpointAborted { job, seq, .. }
         | Event::CheckpointQuarantined { job, seq, .. }
         | Event::CheckpointRetired { job, seq } => Some((*job, *seq)),
+        // The seal is to lie beside the new copy too.
+        Event::ShardCopied { job, seq, node: holder, .. } if holder == node => Some((*job, *seq)),
         Event::CheckpointSealed { job, seq, .. } => {
             let has_part = held_jobs.contains(job) || took_part(state, node, *job, *seq);
             has_part.then_some((*job, *seq))

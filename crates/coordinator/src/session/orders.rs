@@ -8,8 +8,11 @@ use outlast_types::NodeId;
 const ORDERS_MAX: usize = 64;
 
 pub(super) fn desired_orders(state: &ClusterState, node: &NodeId) -> Vec<pb::ShardOrder> {
-    let orders = state.orders_of(node).take(ORDERS_MAX);
-    orders.map(|(task, checkpoint, shard)| order(state, task, checkpoint, shard)).collect()
+    let mut orders: Vec<_> = state.orders_of(node).collect();
+    // Copies before proofs, proofs before the object store: an outage there must hold up nothing else.
+    orders.sort_by_key(|(task, ..)| *task);
+    orders.truncate(ORDERS_MAX);
+    orders.into_iter().map(|(task, checkpoint, shard)| order(state, task, checkpoint, shard)).collect()
 }
 
 fn order(

@@ -183,7 +183,8 @@ impl ClusterState {
     pub(super) fn trim_checkpoints(&mut self, cx: &mut Context<'_>, job: JobId) {
         let Some(record) = self.jobs.get_mut(&job) else { return };
         let is_old = |checkpoint: &&Checkpoint| {
-            !matches!(checkpoint.state, CheckpointState::Open | CheckpointState::Sealed)
+            let is_over = !matches!(checkpoint.state, CheckpointState::Open | CheckpointState::Sealed);
+            is_over && !(checkpoint.pinned && checkpoint.state == CheckpointState::Quarantined)
         };
         let old: Vec<(CheckpointSeq, CheckpointState)> = record
             .checkpoints

@@ -14,9 +14,6 @@ use crate::state::{
 /// Holders of one shard that the log keeps.
 pub(super) const HOLDERS_MAX: usize = 16;
 
-/// Nodes without room that are remembered for a shard; a fuller cluster than this has other troubles.
-const FAILED_COPIES_MAX: usize = 8;
-
 /// One rank's part of a checkpoint, as an observation names it.
 #[derive(Clone, Copy)]
 pub(super) struct ShardRef<'a> {
@@ -203,7 +200,7 @@ impl ClusterState {
             let at = cx.at;
             if let Some(shard) = self.shard_mut(job, seq, rank) {
                 shard.failed_copies.retain(|(failed, _)| failed != node);
-                let surplus = (shard.failed_copies.len() + 1).saturating_sub(FAILED_COPIES_MAX);
+                let surplus = (shard.failed_copies.len() + 1).saturating_sub(ShardRecord::FAILED_COPIES_MAX);
                 shard.failed_copies.drain(..surplus);
                 shard.failed_copies.push((node.clone(), at));
             }
