@@ -23,10 +23,14 @@ pub(super) const SMALL_SEALED: &str = "small save: sealed after it was durable, 
 pub(super) struct Way {
     /// The row of the stall.
     pub(super) stall: &'static str,
-    save: fn(&Worker, u64, &Tensors) -> Result<Saved>,
+    /// How long the worker could not train, and what was saved.
+    save: fn(&Worker, u64, &Tensors) -> Result<(Duration, Saved)>,
 }
 
-pub(super) const WAYS: &[Way] = &[Way { stall: "worker's stall, through a folder, s", save: through_folder }];
+pub(super) const WAYS: &[Way] = &[
+    Way { stall: "worker's stall, through shared memory, s", save: through_memory },
+    Way { stall: "worker's stall, through a folder, s", save: through_folder },
+];
 
 #[derive(Debug, clap::Args)]
 pub(in crate::bench) struct WorkerArgs {
@@ -50,6 +54,10 @@ pub(in crate::bench) fn run(args: &WorkerArgs) -> Result<ExitCode> {
     let mut tensors = Tensors::new(args.size_bytes);
     // Its pages are touched before anything is timed. A small one's copy is of no interest.
     let mut copy = Tensors::new(if args.small { 0 } else { args.size_bytes });
+    if !args.small {
+        // Done once at the start of a training: room for the parts and their headers.
+        worker.reserve(args.size_bytes + args.size_bytes / 64 + (1 << 20)).context("no shared memory")?;
+    }
     let mut step = 0;
     for _ in 0..args.saves {
         for way in WAYS {
@@ -58,9 +66,7 @@ pub(in crate::bench) fn run(args: &WorkerArgs) -> Result<ExitCode> {
             let began = Instant::now();
             tensors.copy_into(&mut copy);
             let copied = began.elapsed();
-            let began = Instant::now();
-            let saved = (way.save)(&worker, step, &tensors)?;
-            let stall = began.elapsed();
+            let (stall, saved) = (way.save)(&worker, step, &tensors)?;
             let sealed = wait_sealed(&worker, &saved)?;
             if args.small {
                 values.entry(SMALL_SEALED).or_default().push(sealed.as_secs_f64() * 1_000.0);
@@ -89,10 +95,23 @@ fn wait_sealed(worker: &Worker, saved: &Saved) -> Result<Duration> {
 
 /// Files in the worker's own folder, then the call: the worker waits for both. The files are written anew each time, as
 /// `torch.save` does.
-fn through_folder(worker: &Worker, step: u64, tensors: &Tensors) -> Result<Saved> {
+fn through_folder(worker: &Worker, step: u64, tensors: &Tensors) -> Result<(Duration, Saved)> {
+    let began = Instant::now();
     let folder = worker.checkpoint_dir().join("bench");
     write_files(&folder, tensors)?;
-    worker.save_in_turn(step, &folder).context("the save failed")
+    let saved = worker.save_in_turn(step, &folder).context("the save failed")?;
+    Ok((began.elapsed(), saved))
+}
+
+/// Copied into the agent's memory; what it does with them then is no stall.
+fn through_memory(worker: &Worker, step: u64, tensors: &Tensors) -> Result<(Duration, Saved)> {
+    let names: Vec<String> = (0..tensors.iter().count()).map(|number| format!("tensor-{number}")).collect();
+    let parts: Vec<(&str, &[u8])> = names.iter().map(String::as_str).zip(tensors.iter()).collect();
+    let began = Instant::now();
+    let staged = worker.save_parts_in_turn(step, &parts).context("the save failed")?;
+    let stall = began.elapsed();
+    let saved = worker.wait_saved(&staged, SEAL_LIMIT).context("what was staged was not saved")?;
+    Ok((stall, saved))
 }
 
 fn write_files(folder: &Path, tensors: &Tensors) -> Result<()> {
