@@ -144,6 +144,8 @@ impl Outlast {
     pub(crate) fn assert_nothing_left(mut self) {
         let left = self.cluster.stop();
         assert!(left.is_empty(), "processes left over: {left:?}");
+        let outside = self.cluster.outside();
+        assert!(outside.is_empty(), "folders left over: {outside:?}");
     }
 }
 

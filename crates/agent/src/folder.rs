@@ -11,6 +11,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use outlast_staging::{find_outside, mark_outside, remove_outside};
 use outlast_types::{ClusterId, NodeId};
 use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
@@ -104,9 +105,10 @@ impl Folder {
         if identity.node != *node {
             return Err(FolderError::OtherNode { dir: root, owner: identity.node, wanted: node.clone() });
         }
+        sweep_outside();
         let sockets = socket_dir(&root)?;
         private_dir(&root.join("workers"))?;
-        let slots = slots_dir(&root);
+        let slots = slots_dir(&root)?;
         Ok(Self { root, sockets, slots, identity: Mutex::new(identity), _lock: lock })
     }
 
@@ -252,8 +254,18 @@ fn socket_dir(root: &Path) -> Result<PathBuf, FolderError> {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let base = runtime.filter(|dir| dir.is_absolute() && dir.as_os_str().len() <= SOCKET_DIR_BYTES_MAX - 28);
     let dir = base.unwrap_or_else(|| PathBuf::from("/tmp")).join(private_name(root));
+    mark_outside(&dir, root).map_err(io_error(&dir))?;
     owned_dir(&dir)?;
     Ok(dir)
+}
+
+/// Removes what agents of this user have left outside data folders that are gone.
+fn sweep_outside() {
+    for dir in find_outside(|owner| matches!(owner.try_exists(), Ok(false))) {
+        if let Err(err) = remove_outside(&dir) {
+            tracing::warn!(path = %dir.display(), error = %err, "a folder of an agent that is gone stays");
+        }
+    }
 }
 
 /// Makes a folder that only its user can enter, where somebody else may have been first.
@@ -275,9 +287,14 @@ pub(crate) fn owned_dir(dir: &Path) -> Result<(), FolderError> {
 }
 
 /// In the machine's shared memory. The name is made of the data folder's, so that a restarted agent finds the slots.
-fn slots_dir(root: &Path) -> Option<PathBuf> {
+fn slots_dir(root: &Path) -> Result<Option<PathBuf>, FolderError> {
     let shared = Path::new("/dev/shm");
-    crate::worker::is_tmpfs(shared).then(|| shared.join(private_name(root)))
+    if !crate::worker::is_tmpfs(shared) {
+        return Ok(None);
+    }
+    let dir = shared.join(private_name(root));
+    mark_outside(&dir, root).map_err(io_error(&dir))?;
+    Ok(Some(dir))
 }
 
 /// A name for this agent's folder in a place that belongs to everybody.
@@ -361,5 +378,22 @@ mod tests {
         assert!(folder.sockets().as_os_str().len() <= SOCKET_DIR_BYTES_MAX);
         assert_eq!(fs::metadata(folder.sockets()).expect("exists").mode() & 0o777, 0o700);
         fs::remove_dir_all(folder.sockets()).expect("removes");
+    }
+
+    #[test]
+    fn what_lies_outside_goes_after_its_data_folder() {
+        let tmp = tempfile::tempdir().expect("a folder");
+        let (old, new) = (tmp.path().join("old"), tmp.path().join("new"));
+        let folder = Folder::open(&old, &node("a")).expect("opens");
+        let Some(slots) = folder.slots().map(Path::to_owned) else { return };
+        drop(folder);
+        owned_dir(&slots).expect("made");
+        drop(Folder::open(&new, &node("b")).expect("opens"));
+        assert!(slots.exists(), "the agent may come again");
+        fs::remove_dir_all(&old).expect("removes");
+        drop(Folder::open(&new, &node("b")).expect("opens"));
+        let all = find_outside(|owner| owner.starts_with(tmp.path()));
+        assert!(!slots.exists() && all.iter().all(|dir| *dir != slots));
+        all.iter().for_each(|dir| remove_outside(dir).expect("removes"));
     }
 }

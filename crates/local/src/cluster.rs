@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use outlast_client::Client;
 use outlast_proto::control::v1 as pb;
+use outlast_staging::{find_outside, remove_outside};
 use tempfile::TempDir;
 
 use crate::process::Daemon;
@@ -210,10 +211,20 @@ impl LocalCluster {
         find_processes(&self.root)
     }
 
+    /// What its agents have outside its folder: slots in shared memory, and sockets where the path is long.
+    pub fn outside(&self) -> Vec<PathBuf> {
+        let root = self.root.canonicalize().unwrap_or_else(|_| self.root.clone());
+        find_outside(|owner| owner.starts_with(&root))
+    }
+
     /// Ends everything, and says what was left over when all had been told to go.
     pub fn stop(&mut self) -> Vec<Found> {
         for daemon in self.agents.iter_mut().chain(&mut self.coordinators) {
             daemon.kill_tree();
+        }
+        for dir in self.outside() {
+            // What cannot be removed is found by whoever looks, or by the next agent.
+            let _ = remove_outside(&dir);
         }
         self.processes()
     }

@@ -11,7 +11,9 @@
 //! short is an error instead of a SIGBUS.
 
 mod header;
+mod outside;
 mod parts;
 
 pub use header::{DATA_AT, HeaderError, Note, SlotHeader, SlotState};
+pub use outside::{find_outside, mark_outside, remove_outside};
 pub use parts::{PART_NAME_BYTES_MAX, Parts, PartsError};
