@@ -82,10 +82,11 @@ impl Agent {
         config.check()?;
         let node = config.node()?;
         let (events, queue) = mpsc::channel(EVENTS_MAX);
-        let (context, listener) = prepare(&config, node.clone(), events).await?;
-        let address =
-            listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
-        peer::serve(&context, listener);
+        let (context, listeners) = prepare(&config, node.clone(), events).await?;
+        let address = listeners[0]
+            .local_addr()
+            .map_err(|source| StartError::Listen { address: config.listen, source })?;
+        peer::serve(&context, listeners);
         let introduction = Introduction {
             labels: config.labels,
             features: NodeFeatures {
@@ -149,13 +150,17 @@ async fn prepare(
     config: &AgentConfig,
     node: NodeId,
     events: mpsc::Sender<Event>,
-) -> Result<(Arc<Context>, TcpListener), StartError> {
+) -> Result<(Arc<Context>, Vec<TcpListener>), StartError> {
     let machine = |what| move |source| StartError::Machine { what, source };
     let (data_dir, name) = (config.data_dir.clone(), node.clone());
     let (folder, shards, bundles) = blocking(move || open_folder(&data_dir, &name)).await?;
-    let listen = |source| StartError::Listen { address: config.listen, source };
-    let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
-    let bound = listener.local_addr().map_err(listen)?;
+    let (listener, bound) = listen(config.listen).await?;
+    let data = match config.data_listen {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
+    let data_address = config.data_address.clone();
+    let data_address = data_address.or_else(|| data.as_ref().map(|(_, bound)| bound.to_string()));
     let cgroups = blocking(Cgroups::detect).await;
     if !cgroups.why_not.is_empty() {
         tracing::warn!(%node, "not everything can be enforced here: {}", cgroups.why_not);
@@ -169,6 +174,7 @@ async fn prepare(
         disk: shards.disk_id(),
         resources: resources::detect(&config.resources).await.map_err(machine("memory"))?,
         address: config.advertise.clone().unwrap_or_else(|| bound.to_string()),
+        data_address,
         node,
         keeper_exe,
         cgroups,
@@ -179,7 +185,15 @@ async fn prepare(
         coordinators: config.coordinators.clone(),
         events,
     });
-    Ok((Arc::new(context), listener))
+    let listeners = std::iter::once(listener).chain(data.map(|(listener, _)| listener));
+    Ok((Arc::new(context), listeners.collect()))
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
 }
 
 fn open_store(config: &AgentConfig) -> Result<Option<ObjectTier>, StartError> {

@@ -24,6 +24,10 @@ pub struct AgentConfig {
     pub listen: SocketAddr,
     /// `host:port` that others reach it at. Default: the bound address.
     pub advertise: Option<String>,
+    /// A second address to listen on, of a network that is for bytes between nodes. Default: none.
+    pub data_listen: Option<SocketAddr>,
+    /// `host:port` that other nodes fetch bytes at. Default: `data_listen`, else as `advertise`.
+    pub data_address: Option<String>,
     /// For placement and failure domains (`zone`, `rack`).
     pub labels: BTreeMap<String, String>,
     pub resources: ResourceOverrides,
@@ -58,6 +62,8 @@ impl Default for AgentConfig {
             coordinators: vec!["127.0.0.1:7400".to_owned()],
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT)),
             advertise: None,
+            data_listen: None,
+            data_address: None,
             labels: BTreeMap::new(),
             resources: ResourceOverrides::default(),
             store: None,
@@ -81,6 +87,11 @@ pub enum ConfigError {
         "the agent listens on all addresses ({0}), so others cannot guess its own: say --advertise HOST:PORT"
     )]
     NoAdvertise(SocketAddr),
+    #[error(
+        "the agent's data network listens on all addresses ({0}), so others cannot guess its own: say --data-address \
+         HOST:PORT"
+    )]
+    NoDataAddress(SocketAddr),
     #[error("{0} cpus are not a number of cpus: it must be above 0 and at most 1048576")]
     Cpus(f64),
     #[error("the host name {host:?} cannot be the node's name: say --name NAME")]
@@ -98,11 +109,19 @@ impl AgentConfig {
         if self.coordinators.iter().all(|address| address.trim().is_empty()) {
             return Err(ConfigError::NoCoordinator);
         }
-        if !self.listen.ip().is_loopback() && !self.insecure {
-            return Err(ConfigError::Exposed(self.listen));
+        let all = [Some(self.listen), self.data_listen];
+        if let Some(open) = all.into_iter().flatten().find(|listen| !listen.ip().is_loopback())
+            && !self.insecure
+        {
+            return Err(ConfigError::Exposed(open));
         }
         if self.listen.ip().is_unspecified() && self.advertise.is_none() {
             return Err(ConfigError::NoAdvertise(self.listen));
+        }
+        if let Some(listen) = self.data_listen.filter(|listen| listen.ip().is_unspecified())
+            && self.data_address.is_none()
+        {
+            return Err(ConfigError::NoDataAddress(listen));
         }
         match self.resources.cpus {
             Some(cpus) if !(cpus > 0.0 && cpus <= 1_048_576.0) => Err(ConfigError::Cpus(cpus)),
@@ -140,6 +159,12 @@ mod tests {
         assert_eq!(on("192.0.2.1:7401", true).check(), Ok(()));
         let silent = AgentConfig { advertise: None, ..on("0.0.0.0:7401", true) };
         assert!(matches!(silent.check(), Err(ConfigError::NoAdvertise(_))));
+        let data = |listen: &str, insecure| AgentConfig {
+            data_listen: Some(listen.parse().expect("an address")),
+            ..on("127.0.0.1:0", insecure)
+        };
+        assert!(matches!(data("192.0.2.1:7401", false).check(), Err(ConfigError::Exposed(_))));
+        assert!(matches!(data("0.0.0.0:7401", true).check(), Err(ConfigError::NoDataAddress(_))));
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::event::Event;
 use crate::folder::Folder;
 use crate::health::DiskWatch;
 use crate::metrics::AgentMetrics;
+use crate::peer::NetworkTest;
 use crate::reconcile::NewestAttempts;
 
 pub(crate) struct Context {
@@ -30,6 +31,10 @@ pub(crate) struct Context {
     pub(crate) resources: NodeResources,
     /// `host:port` of the peer service as others reach it.
     pub(crate) address: String,
+    /// The same on the data network, where there is one.
+    pub(crate) data_address: Option<String>,
+    /// What its test found.
+    pub(crate) network: Mutex<NetworkTest>,
     pub(crate) keeper_exe: PathBuf,
     pub(crate) cgroups: Cgroups,
     pub(crate) disk_watch: Arc<DiskWatch>,
@@ -58,6 +63,7 @@ pub(crate) struct Parts {
     pub(crate) disk: DiskId,
     pub(crate) resources: NodeResources,
     pub(crate) address: String,
+    pub(crate) data_address: Option<String>,
     pub(crate) keeper_exe: PathBuf,
     pub(crate) cgroups: Cgroups,
     pub(crate) folder: Folder,
@@ -76,6 +82,7 @@ impl Context {
             disk,
             resources,
             address,
+            data_address,
             keeper_exe,
             cgroups,
             folder,
@@ -90,6 +97,8 @@ impl Context {
             disk,
             resources,
             address,
+            data_address,
+            network: Mutex::default(),
             keeper_exe,
             cgroups,
             disk_watch: DiskWatch::start(folder.root()),
@@ -137,9 +146,15 @@ impl Context {
         format!("{}-{}", self.node, &hash[..8])
     }
 
-    /// The host that this node is reached at.
+    /// Where other nodes reach this one.
+    pub(crate) fn peer_address(&self) -> &str {
+        self.data_address.as_deref().unwrap_or(&self.address)
+    }
+
+    /// The host that other nodes reach this one at.
     pub(crate) fn host(&self) -> &str {
-        self.address.rsplit_once(':').map_or(self.address.as_str(), |(host, _)| host)
+        let address = self.peer_address();
+        address.rsplit_once(':').map_or(address, |(host, _)| host)
     }
 }
 

@@ -33,7 +33,11 @@ async fn start(name: &str, dir: &Path, coordinators: &[&Fake]) -> RunningAgent {
 }
 
 async fn start_with(name: &str, dir: &Path, coordinators: &[&Fake], keeper_exe: PathBuf) -> RunningAgent {
-    let config = AgentConfig {
+    Agent::start(config(name, dir, coordinators, keeper_exe)).await.expect("starts")
+}
+
+fn config(name: &str, dir: &Path, coordinators: &[&Fake], keeper_exe: PathBuf) -> AgentConfig {
+    AgentConfig {
         data_dir: dir.to_owned(),
         name: Some(NodeId::new(name).expect("a name")),
         coordinators: coordinators.iter().map(|fake| fake.address.clone()).collect(),
@@ -41,8 +45,7 @@ async fn start_with(name: &str, dir: &Path, coordinators: &[&Fake], keeper_exe: 
         resources: ResourceOverrides { gpus: Some(0), ..ResourceOverrides::default() },
         keeper_exe: Some(keeper_exe),
         ..AgentConfig::default()
-    };
-    Agent::start(config).await.expect("starts")
+    }
 }
 
 fn has(fake: &Fake, node: &str, wanted: impl Fn(&Observation) -> bool) -> bool {
@@ -718,4 +721,32 @@ async fn an_exclusive_worker_that_outlives_the_lease_ends_its_registration_for_g
     assert_eq!(anew().expect("just seen").adopted, [], "what outlived the lease is gone by then");
     assert!(!is_alive(keeper.worker_pid()));
     agent.shutdown(StopWorkers::Yes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_data_network_is_tried_when_an_agent_registers() {
+    let (fake, tmp) = (Fake::start().await, tempfile::tempdir().expect("a folder"));
+    let one = start("n1", &tmp.path().join("one"), &[&fake]).await;
+    let network = |node: &str| {
+        let health = fake.node(node).health.unwrap_or_default();
+        (health.network_bytes_per_s, health.network_error)
+    };
+    let peer = pb::Peer { node: "n1".into(), address: one.address.to_string() };
+    fake.change(|book| book.peers = vec![peer.clone()]);
+    let with = |name: &str| config(name, &tmp.path().join(name), &[&fake], keeper_exe());
+    let data_listen = Some("127.0.0.1:0".parse().expect("an address"));
+    let two = Agent::start(AgentConfig { data_listen, ..with("n2") }).await.expect("starts");
+    eventually("a rate", || network("n2").0 > 0).await;
+    assert_eq!(network("n2").1.filter(|error| !error.contains("only")), None, "a busy machine may be slow");
+    let hello = fake.node("n2").hellos[0].registration.clone().expect("a registration");
+    assert!(!hello.data_address.is_empty() && hello.data_address != hello.address, "{hello:?}");
+
+    let wrong = Some(one.address.to_string());
+    let three = Agent::start(AgentConfig { data_address: wrong, ..with("n3") }).await.expect("starts");
+    eventually("what is wrong", || network("n3").1.is_some()).await;
+    let error = network("n3").1.expect("seen above");
+    assert!(error.contains("this is node n1, not n3"), "{error}");
+    for agent in [one, two, three] {
+        agent.shutdown(StopWorkers::Yes).await;
+    }
 }

@@ -254,17 +254,28 @@ pub fn node_view(state: &ClusterState, node: &Node, notes: &LeaderNotes) -> pb::
         registration: node.registration.to_string(),
         suspect_reason,
         health: health.cloned().map(health_view),
+        data_address: node.data_address.clone().unwrap_or_default(),
     }
 }
 
 fn health_view(health: NodeHealth) -> pb::NodeHealth {
-    let NodeHealth { disk_canary_age_ms, loop_lag_ms, disk_free_bytes, disk_size_bytes, gpu_error } = health;
+    let NodeHealth {
+        disk_canary_age_ms,
+        loop_lag_ms,
+        disk_free_bytes,
+        disk_size_bytes,
+        gpu_error,
+        network_bytes_per_s,
+        network_error,
+    } = health;
     pb::NodeHealth {
         disk_canary_age_s: disk_canary_age_ms as f64 / 1_000.0,
         loop_lag_s: loop_lag_ms as f64 / 1_000.0,
         disk_free_bytes,
         disk_size_bytes,
         gpu_error: gpu_error.unwrap_or_default(),
+        network_bytes_per_s,
+        network_error: network_error.unwrap_or_default(),
     }
 }
 

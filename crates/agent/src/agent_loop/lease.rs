@@ -118,6 +118,7 @@ impl AgentLoop {
     /// A7. Told by the loop that also sends the heartbeats: what hangs it ends them.
     fn health(&mut self) -> NodeHealth {
         let disk = &self.context.disk_watch;
+        let network = self.context.network.lock().clone();
         NodeHealth {
             disk_canary_age_ms: disk.canary_age_ms(),
             loop_lag_ms: std::mem::take(&mut self.lag_ms),
@@ -125,6 +126,8 @@ impl AgentLoop {
             disk_size_bytes: disk.size_bytes(),
             // Nobody watches them yet.
             gpu_error: None,
+            network_bytes_per_s: network.bytes_per_s,
+            network_error: network.error,
         }
     }
 

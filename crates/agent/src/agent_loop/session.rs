@@ -9,9 +9,10 @@ use outlast_proto::node::v1::coordinator_message::Message as Down;
 use outlast_types::{ClusterId, Profile, RegistrationId};
 
 use super::{AgentError, AgentLoop};
-use crate::assigned::{Desired, WorkerKey};
+use crate::assigned::{Desired, Peer, WorkerKey};
 use crate::context::blocking;
 use crate::heart::Heart;
+use crate::peer::test_network;
 use crate::reconcile::Life;
 use crate::session::{Link, SessionEvent};
 
@@ -89,6 +90,7 @@ impl AgentLoop {
             boot: context.boot.clone(),
             disk: context.disk.clone(),
             address: context.address.clone(),
+            data_address: context.data_address.clone(),
             resources: context.resources.clone(),
             labels: self.introduction.labels.clone(),
             features: self.introduction.features,
@@ -100,7 +102,7 @@ impl AgentLoop {
     }
 
     async fn handle_welcome(&mut self, link: Link, welcome: pb::Welcome) {
-        let pb::Welcome { cluster_id, index, coordinators, profile, predecessors } = welcome;
+        let pb::Welcome { cluster_id, index, coordinators, profile, predecessors, peers } = welcome;
         if link.registration != self.registration || self.context.folder.has_left(&cluster_id) {
             link.leave();
             return;
@@ -115,6 +117,8 @@ impl AgentLoop {
         self.context.metrics.connected.set(1.0);
         if self.registered_at.is_none() {
             self.begin_registration(index, &profile);
+            let peers = peers.into_iter().map(|pb::Peer { node, address }| Peer { node, address }).collect();
+            self.context.tasks.spawn(test_network(Arc::clone(&self.context), peers));
         }
         self.link = Some(link);
         self.link_granted_at = boot_now();

@@ -57,7 +57,7 @@ fn deadline(size_bytes: u64) -> Duration {
     DEADLINE_MIN + Duration::from_secs(size_bytes / BYTES_PER_S_MIN)
 }
 
-fn connect(peer: &Peer) -> Result<PeerServiceClient<Channel>, Failure> {
+pub(super) fn connect(peer: &Peer) -> Result<PeerServiceClient<Channel>, Failure> {
     let rejected = |err: outlast_client::AddressError| Failure::Rejected {
         reason: format!("the address of node {} is of no use: {err}", peer.node),
         hint: String::new(),

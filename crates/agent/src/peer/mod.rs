@@ -4,8 +4,10 @@
 pub(crate) mod client;
 mod http;
 mod logs;
+mod probe;
 mod server;
 mod service;
 mod shards;
 
+pub(crate) use probe::{NetworkTest, test_network};
 pub(crate) use server::serve;

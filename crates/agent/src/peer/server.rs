@@ -14,20 +14,22 @@ use crate::transfer::CHUNK_BYTES;
 const MESSAGE_BYTES_MAX: usize = CHUNK_BYTES + (64 << 10);
 
 /// Serves until the shutdown.
-pub(crate) fn serve(context: &Arc<Context>, listener: TcpListener) {
+pub(crate) fn serve(context: &Arc<Context>, listeners: Vec<TcpListener>) {
     let service = PeerServiceServer::new(PeerServiceHandler::new(Arc::clone(context)))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let (reporter, health) = tonic_health::server::health_reporter();
     let grpc = Routes::new(service).add_service(health).into_axum_router();
     let router = http::router(Arc::clone(context)).merge(grpc);
-    let shutdown = context.shutdown.clone();
-    context.tasks.spawn(async move {
-        reporter.set_serving::<PeerServiceServer<PeerServiceHandler>>().await;
-        // Graceful, so that no connection outlives the agent; followed logs end with the same token.
-        let server = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned());
-        if let Err(err) = server.await {
-            tracing::error!(error = %err, "the agent's port is not served any more");
-        }
-    });
+    context.tasks.spawn(async move { reporter.set_serving::<PeerServiceServer<PeerServiceHandler>>().await });
+    for listener in listeners {
+        let (router, shutdown) = (router.clone(), context.shutdown.clone());
+        context.tasks.spawn(async move {
+            // Graceful, so that no connection outlives the agent; followed logs end with the same token.
+            let server = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned());
+            if let Err(err) = server.await {
+                tracing::error!(error = %err, "the agent's port is not served any more");
+            }
+        });
+    }
 }

@@ -12,7 +12,7 @@ use outlast_types::Digest;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{logs, shards};
+use super::{logs, probe, shards};
 use crate::context::{Context, blocking};
 use crate::transfer::{ReceiveError, chain, receive_bundle};
 use crate::worker::prune_bundles;
@@ -147,6 +147,15 @@ impl PeerService for PeerServiceHandler {
             other => Status::unavailable(chain(&other)),
         })?;
         Ok(Response::new(shards::chunks(reader, permit)))
+    }
+
+    type ProbeStream = Chunks;
+
+    async fn probe(&self, request: Request<pb::ProbeRequest>) -> Result<Response<Chunks>, Status> {
+        let request = request.into_inner();
+        self.check_cluster(&request.cluster_id)?;
+        let permit = permit(&self.transfers)?;
+        probe::answer(&self.context.node, &request, permit).map(Response::new)
     }
 
     type ReadLogStream = LogRecords;

@@ -56,6 +56,7 @@ pub(crate) struct Book {
     pub welcome_index: u64,
     pub cluster: String,
     pub predecessors: Vec<String>,
+    pub peers: Vec<pb::Peer>,
     pub nodes: BTreeMap<String, NodeBook>,
     pub opened: u64,
     /// What is said to a step, where it is not simply opened.
@@ -133,7 +134,8 @@ impl Fake {
             let is_followed = predecessors.contains(&hello.cluster_id);
             book.nodes.entry(node.clone()).or_default().hellos.push(hello);
             let profile = "lan".to_owned();
-            let welcome = pb::Welcome { cluster_id, index, coordinators, profile, predecessors };
+            let peers = book.peers.clone();
+            let welcome = pb::Welcome { cluster_id, index, coordinators, profile, predecessors, peers };
             let pb::Welcome { cluster_id, predecessors, .. } = welcome.clone();
             let succeeded = pb::Succeeded { cluster_id, predecessors };
             (if is_followed { Down::Succeeded(succeeded) } else { Down::Welcome(welcome) }, is_followed)

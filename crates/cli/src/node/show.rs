@@ -36,6 +36,7 @@ fn page(node: &Node) -> String {
     columns.pair("suspect because", &node.suspect_reason);
     columns.pair("quarantined", &node.quarantined);
     columns.pair("address", &node.address);
+    columns.pair("data address", &node.data_address);
     columns.pair("failure domain", &node.failure_domain);
     columns.pair("labels", labels.join(", "));
     columns.pair("free cpus", format!("{} of {}", node.cpus_free, node.cpus));
@@ -56,11 +57,23 @@ fn page(node: &Node) -> String {
 }
 
 fn pair_health(columns: &mut Columns, health: &NodeHealth) {
-    let NodeHealth { disk_canary_age_s, loop_lag_s, disk_free_bytes, disk_size_bytes, gpu_error } = health;
+    let NodeHealth {
+        disk_canary_age_s,
+        loop_lag_s,
+        disk_free_bytes,
+        disk_size_bytes,
+        gpu_error,
+        network_bytes_per_s,
+        network_error,
+    } = health;
     if *disk_size_bytes > 0 {
         columns.pair("free disk", format!("{} of {}", size(*disk_free_bytes), size(*disk_size_bytes)));
     }
     columns.pair("last disk write", format!("{disk_canary_age_s:.1} s ago"));
     columns.pair("agent's delay", format!("{loop_lag_s:.2} s"));
     columns.pair("gpu error", gpu_error);
+    if *network_bytes_per_s > 0 {
+        columns.pair("slowest peer tried", format!("{}/s", size(*network_bytes_per_s)));
+    }
+    columns.pair("data network", network_error);
 }

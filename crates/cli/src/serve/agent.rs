@@ -21,6 +21,8 @@ pub(super) const KEYS: &[Key] = &[
     Key { path: "coordinators", variable: "OUTLAST_COORDINATOR", kind: Kind::Texts },
     Key { path: "listen", variable: "OUTLAST_LISTEN", kind: Kind::Text },
     Key { path: "advertise", variable: "OUTLAST_ADVERTISE", kind: Kind::Text },
+    Key { path: "data_listen", variable: "OUTLAST_DATA_LISTEN", kind: Kind::Text },
+    Key { path: "data_address", variable: "OUTLAST_DATA_ADDRESS", kind: Kind::Text },
     Key { path: "labels", variable: "OUTLAST_LABELS", kind: Kind::Pairs },
     Key { path: "resources.cpus", variable: "OUTLAST_CPUS", kind: Kind::Number },
     Key { path: "resources.memory", variable: "OUTLAST_MEMORY", kind: Kind::Size },
@@ -56,6 +58,13 @@ pub(crate) struct AgentArgs {
     /// Address that others reach this agent at [default: the one it listens on]
     #[arg(long, value_name = "HOST:PORT")]
     advertise: Option<String>,
+    /// A second address to listen on, of a network for checkpoints and bundles between nodes
+    #[arg(long, value_name = "IP:PORT")]
+    data_listen: Option<SocketAddr>,
+    /// Address that other nodes fetch bytes at, and where ranks of a gang meet; tried when the agent starts [default:
+    /// that of --data-listen, else of --advertise]
+    #[arg(long, value_name = "HOST:PORT")]
+    data_address: Option<String>,
     /// A label, for placement and failure domains (zone, rack); may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     label: Vec<(String, String)>,
@@ -122,6 +131,8 @@ impl AgentArgs {
             )
             .flag("listen", "listen", self.listen.map(|listen| listen.to_string().into()))
             .flag("advertise", "advertise", self.advertise.clone().map(Into::into))
+            .flag("data_listen", "data-listen", self.data_listen.map(|listen| listen.to_string().into()))
+            .flag("data_address", "data-address", self.data_address.clone().map(Into::into))
             .flag("labels", "label", (!labels.is_empty()).then(|| json!(labels)))
             .flag("resources.cpus", "cpus", self.cpus.map(Into::into))
             .flag("resources.memory", "memory", self.memory.map(|memory| memory.0.into()))

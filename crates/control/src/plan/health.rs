@@ -22,6 +22,10 @@ pub struct NodeHealth {
     /// 0: the file system does not say.
     pub disk_size_bytes: u64,
     pub gpu_error: Option<String>,
+    /// The slowest of the peers that were tried when the agent registered; 0: none was there.
+    pub network_bytes_per_s: u64,
+    /// What that test found wrong. It keeps nothing away: what is seen from one side may be fine from the others.
+    pub network_error: Option<String>,
 }
 
 impl NodeHealth {

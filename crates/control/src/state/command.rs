@@ -52,6 +52,9 @@ pub struct Registration {
     pub boot: BootId,
     pub disk: DiskId,
     pub address: String,
+    /// See `Node::data_address`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_address: Option<String>,
     pub resources: NodeResources,
     pub labels: BTreeMap<String, String>,
     pub features: NodeFeatures,

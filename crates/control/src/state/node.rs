@@ -39,6 +39,9 @@ pub struct Node {
     pub disk: DiskId,
     /// `host:port` of the agent's peer service.
     pub address: String,
+    /// `host:port` of the same service on the data network, where the node has one for itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_address: Option<String>,
     pub resources: NodeResources,
     /// From the agent's configuration, overlaid by the operator's `node label`.
     pub labels: BTreeMap<String, String>,
@@ -67,6 +70,11 @@ pub struct Node {
 }
 
 impl Node {
+    /// Where other nodes fetch bytes.
+    pub fn peer_address(&self) -> &str {
+        self.data_address.as_deref().unwrap_or(&self.address)
+    }
+
     /// The value of a label, the operator's word first.
     pub fn label(&self, name: &str) -> Option<&str> {
         let value = self.operator_labels.get(name).or_else(|| self.labels.get(name))?;

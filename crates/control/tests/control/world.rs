@@ -72,6 +72,7 @@ pub(crate) fn registration(n: u64, run: u64) -> Registration {
         boot: boot_id(n),
         disk: disk_id(n),
         address: format!("127.0.0.1:{}", 7_000 + n),
+        data_address: None,
         resources: NodeResources {
             cpu_millis: 4_000,
             memory: ByteSize(8 << 30),

@@ -13,6 +13,7 @@ use outlast_types::{Durability, NodeId};
 
 /// Where copies of a shard may go; the agent takes the first ones that answer.
 const REPLICA_PEERS_MAX: usize = 8;
+const PROBE_PEERS_MAX: usize = 2;
 /// Holders that are named for a shard or a bundle.
 const HOLDERS_MAX: usize = 16;
 /// `checkpoint: {every: auto}` until the first save has shown what one costs.
@@ -115,7 +116,7 @@ fn local_place(attempt: &Attempt, assignment: &Assignment) -> (u32, u32) {
 }
 
 fn peer(node: &Node) -> pb::Peer {
-    pb::Peer { node: node.id.to_string(), address: node.address.clone() }
+    pb::Peer { node: node.id.to_string(), address: node.peer_address().to_owned() }
 }
 
 fn is_alive(node: &Node) -> bool {
@@ -154,6 +155,13 @@ fn restore_source(
         holders: holders.into_iter().take(HOLDERS_MAX).map(peer).collect(),
         stored: checkpoint.stored_at.is_some(),
     })
+}
+
+/// With whom a node that registers tries its data network.
+pub(super) fn probe_peers(state: &ClusterState, node: &NodeId) -> Vec<pb::Peer> {
+    let mut peers = replica_peers(state, node, 0);
+    peers.truncate(PROBE_PEERS_MAX);
+    peers
 }
 
 /// Other failure domains first, nodes that are on their way out last; the ranks begin at different peers, so that the

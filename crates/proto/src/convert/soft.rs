@@ -112,17 +112,47 @@ impl TryFrom<pb::Progress> for ReportedProgress {
 
 impl From<NodeHealth> for pb::Health {
     fn from(health: NodeHealth) -> Self {
-        let NodeHealth { disk_canary_age_ms, loop_lag_ms, disk_free_bytes, disk_size_bytes, gpu_error } =
-            health;
-        Self { disk_canary_age_ms, loop_lag_ms, disk_free_bytes, disk_size_bytes, gpu_error }
+        let NodeHealth {
+            disk_canary_age_ms,
+            loop_lag_ms,
+            disk_free_bytes,
+            disk_size_bytes,
+            gpu_error,
+            network_bytes_per_s,
+            network_error,
+        } = health;
+        Self {
+            disk_canary_age_ms,
+            loop_lag_ms,
+            disk_free_bytes,
+            disk_size_bytes,
+            gpu_error,
+            network_bytes_per_s,
+            network_error,
+        }
     }
 }
 
 impl From<pb::Health> for NodeHealth {
     fn from(health: pb::Health) -> Self {
-        let pb::Health { disk_canary_age_ms, loop_lag_ms, disk_free_bytes, disk_size_bytes, gpu_error } =
-            health;
-        Self { disk_canary_age_ms, loop_lag_ms, disk_free_bytes, disk_size_bytes, gpu_error }
+        let pb::Health {
+            disk_canary_age_ms,
+            loop_lag_ms,
+            disk_free_bytes,
+            disk_size_bytes,
+            gpu_error,
+            network_bytes_per_s,
+            network_error,
+        } = health;
+        Self {
+            disk_canary_age_ms,
+            loop_lag_ms,
+            disk_free_bytes,
+            disk_size_bytes,
+            gpu_error,
+            network_bytes_per_s,
+            network_error,
+        }
     }
 }
 

@@ -147,6 +147,7 @@ fn node_record(cx: &Context<'_>, old: Option<&Node>, new: &Registration) -> Node
         boot: new.boot.clone(),
         disk: new.disk.clone(),
         address: new.address.clone(),
+        data_address: new.data_address.clone(),
         resources: new.resources.clone(),
         labels: new.labels.clone(),
         operator_labels: old.map(|old| old.operator_labels.clone()).unwrap_or_default(),

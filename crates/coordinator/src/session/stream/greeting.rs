@@ -4,17 +4,19 @@ use outlast_proto::node::v1 as pb;
 use outlast_proto::node::v1::coordinator_message::Message as Down;
 use outlast_types::{CheckpointSeq, JobId};
 
+use super::super::desired::probe_peers;
 use super::super::registering::End;
 use super::{HELD_MAX, Session};
 
 impl Session {
     pub(super) async fn greet(&mut self, index: u64, held: &[pb::CheckpointRef]) -> Result<(), End> {
-        let (coordinators, predecessors) = self.member.state(|state| {
+        let (coordinators, predecessors, peers) = self.member.state(|state| {
             let active = state.coordinators.values().filter(|record| !record.removed);
             let predecessors = state.config.iter().flat_map(|config| &config.predecessors);
             (
                 active.map(|record| record.address.clone()).collect(),
                 predecessors.map(ToString::to_string).collect(),
+                probe_peers(state, &self.node),
             )
         });
         self.send(Down::Welcome(pb::Welcome {
@@ -23,6 +25,7 @@ impl Session {
             coordinators,
             profile: self.member.profile.to_string(),
             predecessors,
+            peers,
         }))
         .await?;
         self.send_desired().await?;
