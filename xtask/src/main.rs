@@ -16,6 +16,7 @@ cargo xtask COMMAND
   unit            the tests of the crates, without clusters
   cluster [NAME]  clusters of real processes only; NAME picks tests whose name holds it
   python          the Python environment that some tests need; `test` and `unit` make it too
+  fuzz [N]        every decoder, and `apply`, with N edited inputs of each kind (20000, optimised; `test` tries 256)
   kill [N]        the kill tests N times over (20), stopping at the first failure
 ";
 
@@ -27,6 +28,7 @@ fn main() -> Result<()> {
         ["test"] => {
             lint()?;
             unit()?;
+            fuzz(None)?;
             cluster(None)?;
         }
         ["lint"] => lint()?,
@@ -34,6 +36,8 @@ fn main() -> Result<()> {
         ["unit"] => unit()?,
         ["cluster"] => cluster(None)?,
         ["cluster", name] => cluster(Some(name))?,
+        ["fuzz"] => fuzz(Some("20000"))?,
+        ["fuzz", cases] => fuzz(Some(cases))?,
         ["kill"] => kill(20)?,
         ["kill", times] => kill(times.parse().context("the number of runs")?)?,
         _ => {
@@ -51,11 +55,16 @@ fn root() -> PathBuf {
 
 /// Runs cargo in the workspace's root and says how long it took.
 fn cargo(what: &str, args: &[&str]) -> Result<()> {
+    cargo_with(what, args, &[])
+}
+
+fn cargo_with(what: &str, args: &[&str], env: &[(&str, &str)]) -> Result<()> {
     println!("\n== {what}: cargo {}", args.join(" "));
     let started = Instant::now();
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let status =
-        Command::new(cargo).args(args).current_dir(root()).status().context("could not run cargo")?;
+    let mut command = Command::new(cargo);
+    command.args(args).envs(env.iter().copied()).current_dir(root());
+    let status = command.status().context("could not run cargo")?;
     ensure!(status.success(), "{what} failed ({status}); the lines above say why");
     println!("== {what}: {:.0} s", started.elapsed().as_secs_f64());
     Ok(())
@@ -121,6 +130,19 @@ fn cluster(name: Option<&str>) -> Result<()> {
     // One cluster at a time: each has its own idea of time, and there are two cores.
     args.extend(["--test-threads", "1"]);
     cargo("clusters of real processes", &args)
+}
+
+/// The long form is worth an optimised build.
+fn fuzz(cases: Option<&str>) -> Result<()> {
+    let mut args = vec!["test", "--quiet", "--workspace", "--test", "fuzz"];
+    let cases = match cases {
+        None => "256",
+        Some(cases) => {
+            args.push("--release");
+            cases
+        }
+    };
+    cargo_with("fuzzing", &args, &[("PROPTEST_CASES", cases)])
 }
 
 fn kill(times: u32) -> Result<()> {
