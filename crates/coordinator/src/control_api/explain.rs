@@ -8,7 +8,7 @@ use outlast_proto::status::Failure;
 use outlast_proto::view::{LeaderNotes, interval_text, outcome_word};
 use outlast_types::{CauseClass, WallTime};
 
-use super::{ControlHandler, find_job, upkeep};
+use super::{ControlHandler, find_job, room, upkeep};
 use crate::events::EventRing;
 
 impl ControlHandler {
@@ -204,7 +204,8 @@ fn now(state: &ClusterState, job: &Job, notes: &LeaderNotes) -> String {
         return format!("it {}", past_tense(job.state));
     }
     let groups = job.groups.iter().filter_map(|group| group_now(job, group, notes));
-    let parts: Vec<String> = groups.chain(upkeep::now(job)).collect();
+    let short = room::shortages(state, job, notes);
+    let parts: Vec<String> = groups.chain(upkeep::now(job)).chain(short).collect();
     if job.state == JobState::Cancelling {
         return format!(
             "it is being cancelled; {} workers still hold their resources",

@@ -13,6 +13,7 @@ mod jobs;
 mod log_reader;
 mod logs;
 mod nodes;
+mod room;
 mod service;
 mod shards;
 mod status;
