@@ -115,6 +115,8 @@ pub(crate) struct ShardOrder {
     pub(crate) holders: Vec<Peer>,
     /// The object store has them too.
     pub(crate) stored: bool,
+    /// For the object store: what goes there with them.
+    pub(crate) bundle: Option<BundleRef>,
 }
 
 /// All that the cluster wants here, as of a log index.
@@ -179,12 +181,14 @@ impl TryFrom<pb::ShardOrder> for ShardOrder {
     type Error = FieldError;
 
     fn try_from(order: pb::ShardOrder) -> Result<Self, FieldError> {
-        let pb::ShardOrder { task, attempt, checkpoint, rank, root, size_bytes, holders, stored } = order;
+        let pb::ShardOrder { task, attempt, checkpoint, rank, root, size_bytes, holders, stored, bundle } =
+            order;
         let attempt: AttemptId = parse("order.attempt", &attempt)?;
         let seq = parse("order.checkpoint", &checkpoint)?;
         let shard = ShardKey { job: attempt.group.job, attempt, seq, rank };
         let key = OrderKey { task: shard_task(&task)?, shard, root: digest("order.root", &root)? };
-        Ok(Self { key, size_bytes, holders: peers(holders), stored })
+        let bundle = bundle.map(TryInto::try_into).transpose()?;
+        Ok(Self { key, size_bytes, holders: peers(holders), stored, bundle })
     }
 }
 

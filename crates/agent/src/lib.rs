@@ -28,6 +28,7 @@ mod pauses;
 mod peer;
 mod reconcile;
 mod resources;
+mod sealed;
 mod session;
 mod transfer;
 mod upkeep;

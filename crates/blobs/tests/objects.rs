@@ -14,7 +14,9 @@ use outlast_blobs::objects::{
     CommitRecord, FoundState, GetError, ObjectLimits, ObjectTier, PublishError, Published, PutError,
     PutReport, RemoveError, RequestError, StoreOptions, StoreUrl,
 };
-use outlast_blobs::{Manifest, ManifestShard, OpenError, ReadError, ShardKey, ShardMeta, ShardStore};
+use outlast_blobs::{
+    BundleStore, Manifest, ManifestShard, OpenError, ReadError, ShardKey, ShardMeta, ShardStore,
+};
 use outlast_types::{CheckpointSeq, ClusterId, JobId};
 use proxy::Fault;
 use s3::S3;
@@ -179,7 +181,7 @@ async fn live(tier: &ObjectTier) {
     assert!(matches!(none, Err(GetError::Missing)), "{none:?}");
 
     for _ in 0..2 {
-        tier.remove(&manifest, &record(&manifest).cluster).await.expect("removed");
+        tier.remove(&manifest, &record(&manifest)).await.expect("removed");
         assert_eq!(tier.list_committed().await.expect("listed"), []);
     }
     let gone = tier.verify_shard(&shards[5].key, shards[5].root, shards[5].size_bytes).await;
@@ -203,6 +205,7 @@ async fn a_checkpoint_lives_and_goes_in_a_folder() {
 async fn a_checkpoint_lives_and_goes_on_a_real_s3_server() {
     let Some(s3) = S3::start().await else { return };
     live(&on_s3(&s3)).await;
+    bundle_there_and_back(&on_s3(&s3)).await;
     let lines = s3.proxy.forwarded();
     let at = |word: &str| lines.iter().position(|line| line.starts_with("PUT") && line.ends_with(word));
     assert!(at("/MANIFEST") < at("/COMMIT") && at("/MANIFEST").is_some(), "{lines:?}");
@@ -270,8 +273,9 @@ async fn nothing_of_another_cluster_or_checkpoint_is_removed() {
     let (first, second) = (disk.shard(1, 0, 100), disk.shard(1, 0, 200));
     put_all(&tier, &disk, &[&first, &second]).await;
     let (ours, theirs) = (manifest(&[&first]), manifest(&[&second]));
-    let (home, away) = (record(&ours).cluster, ClusterId::new("away").expect("valid"));
-    tier.publish(&ours, &record(&ours)).await.expect("published");
+    let home = record(&ours);
+    let away = CommitRecord { cluster: ClusterId::new("away").expect("valid"), ..home.clone() };
+    tier.publish(&ours, &home).await.expect("published");
     let (commit, before) = (dir.path().join("ck/blobs/j7.0.1.3/ck1/COMMIT"), files(dir.path()).len());
     let refused = |removed: Result<(), RemoveError>, name: &str| {
         let told = matches!(&removed, Err(RemoveError::Conflict { path }) if path.ends_with(name));
@@ -289,6 +293,71 @@ async fn nothing_of_another_cluster_or_checkpoint_is_removed() {
     fs::write(&index, ours.encode()).expect("mended");
     tier.remove(&ours, &home).await.expect("removed");
     assert_eq!(files(dir.path()), [dir.path().join("ck").join(tier.key_of(&second.key, second.root))]);
+}
+
+#[tokio::test]
+async fn a_cluster_publishes_and_removes_what_the_one_before_it_committed() {
+    let (tier, _dir) = folder();
+    let disk = Disk::new();
+    let shard = disk.shard(1, 0, 100);
+    put_all(&tier, &disk, &[&shard]).await;
+    let manifest = manifest(&[&shard]);
+    let home = record(&manifest);
+    let next = CommitRecord {
+        cluster: ClusterId::new("next").expect("valid"),
+        record: serde_json::json!({"predecessors": ["before", "home"]}),
+        ..home.clone()
+    };
+    assert_eq!(tier.publish(&manifest, &home).await.expect("published"), Published::Committed);
+    assert_eq!(tier.publish(&manifest, &next).await.expect("the same"), Published::Committed);
+    tier.remove(&manifest, &next).await.expect("removed");
+    // An agent that has the old name beside its bytes meets what its neighbour wrote under the new one.
+    put_all(&tier, &disk, &[&shard]).await;
+    assert_eq!(tier.publish(&manifest, &next).await.expect("published"), Published::Committed);
+    assert_eq!(tier.publish(&manifest, &home).await.expect("the same"), Published::Committed);
+    tier.remove(&manifest, &home).await.expect("removed");
+    assert_eq!(tier.list_committed().await.expect("listed"), []);
+}
+
+/// Bundles of no, one and several parts go there and back; what the store has is not what is believed of it.
+async fn bundle_there_and_back(tier: &ObjectTier) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (here, there) = (dir.path().join("here"), dir.path().join("there"));
+    let (here, there) =
+        (BundleStore::open(&here).expect("a store"), BundleStore::open(&there).expect("a store"));
+    for len in [0, 100, PART as usize, 3 * PART as usize + 5] {
+        let (digest, size) = here.put(content(len, 3).as_slice(), None, u64::MAX).expect("kept");
+        assert!(!tier.has_bundle(digest, size).await.expect("asked"));
+        let missing = tier.get_bundle(&there, digest, size).await;
+        assert!(matches!(missing, Err(GetError::Missing)), "{missing:?}");
+        for _ in 0..2 {
+            tier.put_bundle(&here, digest).await.expect("put");
+        }
+        assert!(tier.has_bundle(digest, size).await.expect("asked"));
+        assert!(!tier.has_bundle(digest, size + 1).await.expect("asked"));
+        tier.get_bundle(&there, digest, size).await.expect("got");
+        assert_eq!(there.open_bundle(&digest).expect("whole").size_bytes(), size);
+    }
+}
+
+#[tokio::test]
+async fn a_bundle_goes_into_a_folder_and_back_and_a_damaged_one_is_not_kept() {
+    bundle_there_and_back(&memory()).await;
+    let (tier, dir) = folder();
+    bundle_there_and_back(&tier).await;
+    let other = tempfile::tempdir().expect("a folder");
+    let store = BundleStore::open(other.path()).expect("a store");
+    for path in files(dir.path()) {
+        let digest = path.file_name().and_then(|name| name.to_str()?.parse().ok()).expect("a digest");
+        let sound = fs::read(&path).expect("bytes");
+        let Some(middle) = sound.len().checked_sub(1).map(|last| last / 2) else { continue };
+        let mut flipped = sound.clone();
+        flipped[middle] ^= 1;
+        fs::write(&path, &flipped).expect("damaged");
+        let got = tier.get_bundle(&store, digest, sound.len() as u64).await;
+        assert!(matches!(got, Err(GetError::Corrupt { .. })), "{got:?}");
+        assert!(!store.has(&digest), "nothing unverified gets a name");
+    }
 }
 
 #[tokio::test]

@@ -31,6 +31,9 @@ const DEADLINE_MIN: Duration = Duration::from_secs(10);
 /// A message is one chunk and a little more.
 const MESSAGE_BYTES_MAX: usize = CHUNK_BYTES + (64 << 10);
 
+/// What an agent says that was started without one.
+pub(crate) const NO_STORE: &str = "this agent has no object store: start it with --store URL";
+
 /// What one place said of a shard.
 #[derive(Debug)]
 pub(crate) enum Unusable {
@@ -149,8 +152,7 @@ pub(crate) async fn get_stored(
     size_bytes: u64,
 ) -> Result<(), Unusable> {
     let Some(tier) = &context.store else {
-        let reason = "this agent has no object store: start it with --store URL".to_owned();
-        return Err(Unusable::Transient(reason));
+        return Err(Unusable::Transient(NO_STORE.to_owned()));
     };
     let got = tier.get_shard(&context.shards, &key, root, size_bytes).await;
     got.map(drop).map_err(|err| {
@@ -159,7 +161,7 @@ pub(crate) async fn get_stored(
             GetError::Corrupt { .. } => Unusable::Corrupt(reason),
             GetError::Missing => Unusable::Missing(reason),
             GetError::Transient { .. } | GetError::Refused { .. } => Unusable::Transient(reason),
-            GetError::Write { .. } => Unusable::Local(reason),
+            GetError::Write { .. } | GetError::Keep { .. } => Unusable::Local(reason),
         }
     })
 }

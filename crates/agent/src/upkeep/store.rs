@@ -4,31 +4,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use outlast_blobs::manifest::{Manifest, ManifestShard};
-use outlast_blobs::objects::{CommitRecord, ObjectTier, Published, PutError};
-use outlast_blobs::{ReadError, ShardMeta};
-use outlast_control::state::Checkpoint;
-use outlast_types::ClusterId;
+use outlast_blobs::ShardMeta;
+use outlast_blobs::objects::{ObjectTier, Published, PutBundleError, PutError};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Ended, OrderKey, damage};
+use super::{Ended, damage};
+use crate::assigned::{BundleRef, ShardOrder};
 use crate::context::{Context, blocking};
+use crate::peer::client::{self, NO_STORE};
+use crate::sealed::Sealed;
 use crate::transfer::chain;
 
 /// How long an upload that is done asks whether the other ranks are there; then the order is begun anew.
 const PUBLISH_TRIES: u32 = 30;
 const PUBLISH_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// A sealed checkpoint, as the seal beside a shard tells it.
-pub(crate) struct Sealed {
-    pub(crate) manifest: Manifest,
-    pub(crate) record: CommitRecord,
-}
-
-/// The own shard goes up, then the checkpoint is published if it is whole.
-pub(super) async fn store(context: &Arc<Context>, key: &OrderKey, turn: OwnedSemaphorePermit) -> Ended {
-    let Some(tier) = &context.store else {
-        return Ended::Later("this agent has no object store: start it with --store URL".to_owned());
+/// The own shard goes up, and the job's bundle, then the checkpoint is published if it is whole.
+pub(super) async fn store(context: &Arc<Context>, order: &ShardOrder, turn: OwnedSemaphorePermit) -> Ended {
+    let (Some(tier), key) = (&context.store, &order.key) else {
+        return Ended::Later(NO_STORE.to_owned());
     };
     let found = context.shards.list().into_iter().find(|meta| (meta.key, meta.root) == (key.shard, key.root));
     let Some(meta) = found else { return Ended::Damaged("its file is gone".to_owned()) };
@@ -51,6 +45,11 @@ pub(super) async fn store(context: &Arc<Context>, key: &OrderKey, turn: OwnedSem
         }
         Err(err) => return Ended::Later(chain(&err)),
     }
+    if let Some(bundle) = &order.bundle
+        && let Err(reason) = put_bundle(context, tier, bundle).await
+    {
+        return Ended::Later(format!("the job's bundle is not in the object store yet: {reason}"));
+    }
     // The other ranks need it to get there.
     drop(turn);
     publish(tier, &sealed).await
@@ -70,44 +69,35 @@ async fn publish(tier: &ObjectTier, sealed: &Sealed) -> Ended {
 /// Takes the checkpoint out of the store, where this node put a part of it there. `Err`: not now, for this reason.
 pub(crate) async fn remove(context: &Arc<Context>, meta: &ShardMeta) -> Result<(), String> {
     let Some(tier) = &context.store else {
-        return Err("this agent has no object store: start it with --store URL".to_owned());
+        return Err(NO_STORE.to_owned());
     };
     tier.abandon(&context.shards, &meta.key, meta.root).await;
     let sealed = sealed(context, meta).await?;
-    tier.remove(&sealed.manifest, &sealed.record.cluster).await.map_err(|err| chain(&err))
+    tier.remove(&sealed.manifest, &sealed.record).await.map_err(|err| chain(&err))
 }
 
 async fn sealed(context: &Arc<Context>, meta: &ShardMeta) -> Result<Sealed, String> {
-    let (store, key, root) = (context.shards.clone(), meta.key, meta.root);
-    let note = blocking(move || store.seal_of(&key, root))
-        .await
-        .map_err(|err: ReadError| format!("the seal of {} is not beside its shard yet ({err})", key.seq))?;
-    of_record(note.record).ok_or_else(|| format!("the seal beside {} is not understood", key.seq))
+    let (store, meta) = (context.shards.clone(), meta.clone());
+    blocking(move || Sealed::beside(&store, &meta)).await.map_err(|err| err.to_string())
 }
 
-fn of_record(record: serde_json::Value) -> Option<Sealed> {
-    let cluster: ClusterId = record["cluster_id"].as_str()?.parse().ok()?;
-    let job_name = record["job_name"].as_str()?.to_owned();
-    let checkpoint: Checkpoint = serde_json::from_value(record["checkpoint"].clone()).ok()?;
-    let shards = checkpoint.shards.iter().map(|shard| ManifestShard {
-        rank: shard.rank,
-        root: shard.root,
-        size_bytes: shard.size_bytes,
-    });
-    let manifest = Manifest {
-        job: checkpoint.attempt.group.job,
-        attempt: checkpoint.attempt,
-        seq: checkpoint.seq,
-        step: checkpoint.step,
-        world_size: checkpoint.world_size,
-        shards: shards.collect(),
+/// A checkpoint without what its job brings along could not be gone on from. A copy may be at a node that never ran the
+/// job: then the bundle is fetched first.
+async fn put_bundle(context: &Arc<Context>, tier: &ObjectTier, bundle: &BundleRef) -> Result<(), String> {
+    let BundleRef { digest, size_bytes, .. } = *bundle;
+    if tier.has_bundle(digest, size_bytes).await.map_err(|err| chain(&err))? {
+        return Ok(());
+    }
+    let mut last = match tier.put_bundle(&context.bundles, digest).await {
+        Ok(()) => return Ok(()),
+        Err(PutBundleError::Read { source }) => chain(&source),
+        Err(err) => return Err(chain(&err)),
     };
-    let (job, manifest_root) = (manifest.job, manifest.root());
-    // Only what never changes: every rank's agent has to write the very same.
-    let record = serde_json::json!({
-        "checkpoint": serde_json::to_value(&manifest).ok()?,
-        "spec": record["spec"].clone(),
-        "bundle": record["bundle"].clone(),
-    });
-    Some(Sealed { manifest, record: CommitRecord { cluster, job, job_name, manifest_root, record } })
+    for peer in bundle.holders.iter().filter(|peer| peer.node != context.node.as_str()) {
+        match client::get_bundle(context, peer, bundle).await {
+            Ok(()) => return tier.put_bundle(&context.bundles, digest).await.map_err(|err| chain(&err)),
+            Err(failure) => last = format!("{}: {failure}", peer.node),
+        }
+    }
+    Err(last)
 }

@@ -33,16 +33,29 @@ pub(super) async fn carry_out(
         Some(match key.task {
             ShardTask::Copy => copy(&context, &order).await,
             ShardTask::Prove => prove(&context, &key, &stop).await,
-            ShardTask::Store => store::store(&context, &key, turn).await,
+            ShardTask::Store => store::store(&context, &order, turn).await,
         })
     };
     let Some(Some(ended)) = stop.run_until_cancelled(work).await else { return };
     let _ = context.events.send(Event::Upkeep(UpkeepEvent::Ended(key, ended))).await;
 }
 
-/// Fetches from the first holder that has good bytes. What is here already is only verified.
+/// A copy of what the object store has: taken away there too when it is retired. Whoever put it there may be gone.
 async fn copy(context: &Arc<Context>, order: &ShardOrder) -> Ended {
-    let ShardOrder { key: OrderKey { shard, root, .. }, size_bytes, holders, stored } = order.clone();
+    let copied = fetch(context, order).await;
+    if copied == Ended::Done && order.stored {
+        let (store, OrderKey { shard, root, .. }) = (context.shards.clone(), order.key);
+        if let Err(err) = blocking(move || store.mark_stored(&shard, root)).await {
+            tracing::warn!(attempt = %shard.attempt, rank = shard.rank, checkpoint = %shard.seq, error = %err, "it cannot be noted that a shard is stored");
+        }
+    }
+    copied
+}
+
+/// Fetches from the first holder that has good bytes. What is here already is only verified.
+async fn fetch(context: &Arc<Context>, order: &ShardOrder) -> Ended {
+    let ShardOrder { key: OrderKey { shard, root, .. }, size_bytes, holders, stored, bundle: _ } =
+        order.clone();
     let store = context.shards.clone();
     if blocking(move || store.verify(&shard, root)).await.is_ok() {
         return Ended::Done;

@@ -1,10 +1,12 @@
-//! The files that a job brings along: from the own store, else from whoever has them, unpacked for each attempt.
+//! The files that a job brings along: from the own store, else from whoever has them, at last from the object store;
+//! unpacked for each attempt.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use outlast_blobs::Keep;
+use outlast_blobs::objects::GetError;
 use outlast_blobs::pack::{self, PackLimits};
 use outlast_types::Digest;
 use tokio::time::Instant;
@@ -102,6 +104,14 @@ async fn fetch(context: &Arc<Context>, handle: &WorkerHandle, bundle: &BundleRef
                 }
             }
         }
+        match fetch_stored(context, &bundle).await {
+            Ok(()) => return Ok(()),
+            Err(None) => {}
+            Err(Some((reason, may_pass))) => {
+                may_change |= may_pass;
+                last = BundleError::Fetch { node: "the object store".to_owned(), reason };
+            }
+        }
         if !may_change || Instant::now() >= until {
             return Err(last);
         }
@@ -110,6 +120,18 @@ async fn fetch(context: &Arc<Context>, handle: &WorkerHandle, bundle: &BundleRef
         let newest = handle.assigned.borrow().bundle.clone();
         bundle = newest.filter(|newest| newest.digest == bundle.digest).unwrap_or(bundle);
     }
+}
+
+/// It is there once a checkpoint of the job is, and outlives every node. `None`: it is not there, or there is no store;
+/// else why it did not come, and whether that may pass.
+async fn fetch_stored(context: &Arc<Context>, bundle: &BundleRef) -> Result<(), Option<(String, bool)>> {
+    let tier = context.store.as_ref().ok_or(None)?;
+    let got = tier.get_bundle(&context.bundles, bundle.digest, bundle.size_bytes).await;
+    got.map_err(|err| match err {
+        GetError::Missing => None,
+        GetError::Transient { .. } => Some((chain(&err), true)),
+        _ => Some((chain(&err), false)),
+    })
 }
 
 /// Makes room where bundles have piled up. The log counts on this node as a holder, and a job may wait in the queue for

@@ -46,6 +46,19 @@ struct Format {
 }
 
 impl CommitRecord {
+    /// The clusters that its cluster goes on from, as far as the seal names them.
+    pub fn predecessors(&self) -> Vec<ClusterId> {
+        let named = self.record["predecessors"].as_array().map_or(&[][..], Vec::as_slice);
+        named.iter().filter_map(|name| name.as_str()?.parse().ok()).collect()
+    }
+
+    /// Whether two records are of one cluster, under its name of today or an earlier one.
+    pub fn is_kin(&self, other: &Self) -> bool {
+        self.cluster == other.cluster
+            || self.predecessors().contains(&other.cluster)
+            || other.predecessors().contains(&self.cluster)
+    }
+
     /// JSON whose last field is the BLAKE3 of all that is before it.
     pub fn encode(&self) -> Vec<u8> {
         let Self { cluster, job, job_name, manifest_root, record } = self.clone();

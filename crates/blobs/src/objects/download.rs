@@ -1,8 +1,8 @@
 //! One shard out of the store: ranges in parallel, each extent verified as it comes, in order into one sink.
 
-use std::io::Write;
+use std::io::{self, Read, Write};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use futures::{StreamExt, stream};
 use object_store::GetOptions;
 use object_store::path::Path;
@@ -13,6 +13,7 @@ use super::ObjectTier;
 use super::request::RequestError;
 use super::upload::blocking;
 use crate::ShardKey;
+use crate::bundle::{BundleError, BundleStore};
 use crate::extent::{EXTENT_BYTES, ExtentHasher, extent_count, extent_hash};
 use crate::outboard::Outboard;
 use crate::store::{ShardMeta, ShardStore, WriteError};
@@ -20,21 +21,21 @@ use crate::store::{ShardMeta, ShardStore, WriteError};
 /// A range whose bytes are wrong may have been damaged on the way; wrong again, it is so in the store.
 const CORRUPT_TRIES_MAX: u32 = 2;
 
-/// Why a shard did not come. What a caller does next differs: other holder; other holder; try again; tell an operator;
+/// Why a shard, or a bundle, did not come. What a caller does next differs: other holder; other holder; try again; tell an operator;
 /// look to the own disk.
 #[derive(Debug, thiserror::Error)]
 pub enum GetError {
     /// The extent, where one can be named.
-    #[error("the bytes in the object store are not the ones that were sealed")]
+    #[error("the bytes in the object store are not the ones that were put there")]
     Corrupt { extent: Option<u64> },
-    #[error("there is no such shard in the object store")]
+    #[error("the object store does not have it")]
     Missing,
-    #[error("the shard could not be read from the object store now")]
+    #[error("the object store cannot be read now")]
     Transient {
         #[source]
         source: RequestError,
     },
-    #[error("the object store does not let this node read the shard")]
+    #[error("the object store does not let this node read it")]
     Refused {
         #[source]
         source: RequestError,
@@ -43,6 +44,11 @@ pub enum GetError {
     Write {
         #[source]
         source: WriteError,
+    },
+    #[error("the bundle from the object store could not be kept on this node's disk")]
+    Keep {
+        #[source]
+        source: BundleError,
     },
 }
 
@@ -82,7 +88,8 @@ impl ObjectTier {
         size_bytes: u64,
     ) -> Result<ShardMeta, GetError> {
         let (store, to) = (store.clone(), *key);
-        self.stream(key, root, size_bytes, move |queue| write(&store, queue, &to, root, size_bytes)).await
+        let source = Source::open(self, key, root, size_bytes).await?;
+        self.stream(source, move |queue| write(&store, queue, &to, root, size_bytes)).await
     }
 
     /// Reads every byte of a shard in the store.
@@ -90,7 +97,23 @@ impl ObjectTier {
     /// # Errors
     /// What is wrong with it.
     pub async fn verify_shard(&self, key: &ShardKey, root: Digest, size_bytes: u64) -> Result<(), GetError> {
-        self.stream(key, root, size_bytes, move |queue| check(queue, root, size_bytes)).await
+        let source = Source::open(self, key, root, size_bytes).await?;
+        self.stream(source, move |queue| check(queue, root, size_bytes)).await
+    }
+
+    /// Brings a job's bundle to this node's disk, where it is kept only if it is what its digest says.
+    ///
+    /// # Errors
+    /// See `GetError`; nothing of the bundle is left then.
+    pub async fn get_bundle(
+        &self,
+        store: &BundleStore,
+        digest: Digest,
+        size_bytes: u64,
+    ) -> Result<(), GetError> {
+        let source = Source::whole(self, self.keys.bundle(digest), size_bytes).await?;
+        let store = store.clone();
+        self.stream(source, move |queue| keep(&store, queue, digest, size_bytes)).await
     }
 
     /// An answer to "is it there" has no body, and a bucket that is not there looks like an object that is not. Only the
@@ -120,12 +143,10 @@ impl ObjectTier {
     /// The ranges go to `sink` in order, on a blocking thread. If one cannot be had, the queue just ends early.
     async fn stream<T: Send + 'static>(
         &self,
-        key: &ShardKey,
-        root: Digest,
-        size_bytes: u64,
+        source: Source<'_>,
         sink: impl FnOnce(mpsc::Receiver<Fetched>) -> Result<T, GetError> + Send + 'static,
     ) -> Result<T, GetError> {
-        let source = Source::open(self, key, root, size_bytes).await?;
+        let size_bytes = source.size_bytes;
         // As many as the pool can hold: the queue is never full, so that ranges under way are never left waiting, with
         // their deadlines running, for a slow disk.
         let ranges = self.limits.pool_kib() / self.limits.part_kib(source.range_bytes.min(size_bytes)) + 1;
@@ -155,15 +176,21 @@ impl<'a> Source<'a> {
         root: Digest,
         size_bytes: u64,
     ) -> Result<Self, GetError> {
-        let path = tier.keys.data(key, root);
+        let mut source = Self::whole(tier, tier.keys.data(key, root), size_bytes).await?;
+        if let Some(outboard) = tier.outboard(key, root, size_bytes).await? {
+            source.range_bytes = source.range_bytes.div_ceil(outboard.extent_bytes) * outboard.extent_bytes;
+            source.outboard = Some(outboard);
+        }
+        Ok(source)
+    }
+
+    /// An object without extent hashes: its sink verifies the whole of it.
+    async fn whole(tier: &'a ObjectTier, path: Path, size_bytes: u64) -> Result<Self, GetError> {
         let Some((meta, _)) = tier.head(&path).await? else { return Err(tier.missing(&path).await?) };
         if meta.size != size_bytes {
             return Err(GetError::Corrupt { extent: None });
         }
-        let outboard = tier.outboard(key, root, size_bytes).await?;
-        let extent_bytes = outboard.as_ref().map_or(1, |outboard| outboard.extent_bytes);
-        let range_bytes = tier.limits.part_bytes_min.max(1).div_ceil(extent_bytes) * extent_bytes;
-        Ok(Self { tier, path, size_bytes, range_bytes, outboard })
+        Ok(Self { tier, path, size_bytes, range_bytes: tier.limits.part_bytes_min.max(1), outboard: None })
     }
 
     async fn fetch(&self, range: u64) -> Result<Fetched, GetError> {
@@ -238,6 +265,40 @@ fn write(
     writer.finish_as(key, root, size_bytes).map_err(|source| match source {
         WriteError::Mismatch { .. } => GetError::Corrupt { extent: None },
         source => failed(source),
+    })
+}
+
+/// The queue as a stream of bytes. One that ends early has the wrong digest.
+struct QueueReader {
+    queue: mpsc::Receiver<Fetched>,
+    current: Option<Fetched>,
+}
+
+impl Read for QueueReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.current.as_ref().is_none_or(|(bytes, _)| bytes.is_empty()) {
+            match self.queue.blocking_recv() {
+                Some(range) => self.current = Some(range),
+                None => return Ok(0),
+            }
+        }
+        let Some((bytes, _held)) = &mut self.current else { return Ok(0) };
+        let count = bytes.len().min(buffer.len());
+        bytes.copy_to_slice(&mut buffer[..count]);
+        Ok(count)
+    }
+}
+
+fn keep(
+    store: &BundleStore,
+    queue: mpsc::Receiver<Fetched>,
+    digest: Digest,
+    size_bytes: u64,
+) -> Result<(), GetError> {
+    let reader = QueueReader { queue, current: None };
+    store.put(reader, Some(digest), size_bytes).map(drop).map_err(|source| match source {
+        BundleError::Mismatch { .. } => GetError::Corrupt { extent: None },
+        source => GetError::Keep { source },
     })
 }
 

@@ -11,15 +11,20 @@ pub(super) const COMMIT: &str = "COMMIT";
 #[derive(Clone)]
 pub(super) struct Keys {
     blobs: Path,
+    bundles: Path,
 }
 
 impl Keys {
     pub(super) fn new(prefix: Path) -> Self {
-        Self { blobs: prefix.join("blobs") }
+        Self { blobs: prefix.clone().join("blobs"), bundles: prefix.join("bundles") }
     }
 
     pub(super) fn blobs(&self) -> &Path {
         &self.blobs
+    }
+
+    pub(super) fn bundle(&self, digest: Digest) -> Path {
+        self.bundles.clone().join(digest.to_string())
     }
 
     pub(super) fn checkpoint(&self, attempt: &AttemptId, seq: CheckpointSeq) -> Path {

@@ -7,13 +7,18 @@
 //!                        RANK-ROOT.ext    its extent hashes, where it has more than one extent (the outboard file)
 //!                        MANIFEST         the canonical manifest; BLAKE3 of it is the root in the seal
 //!                        COMMIT           JSON: format, cluster, job, job_name, manifest_root, record (the seal), blake3
+//!  URL/bundles/DIGEST                      the files that a job brings along, under their BLAKE3
 //! ```
 //! Written in this order, `MANIFEST` and `COMMIT` only if they are not there. So a checkpoint is in the bucket exactly if
 //! its `COMMIT` is, and whoever finds one needs nothing else: it names the cluster and the job and carries the seal, its
 //! `manifest_root` proves `MANIFEST`, whose roots prove the bytes. The last field of `COMMIT`, `blake3`, is the BLAKE3 of
 //! all bytes before `,"blake3"`. Attempt, sequence number and root are in every key: a worker of an old attempt can only
 //! write where nobody looks. Removal goes by exact key, `COMMIT` first. Each cluster has a prefix of its own: a `COMMIT` of
-//! another one is a conflict, for publishing and for removal.
+//! another one is a conflict, for publishing and for removal; one that a cluster goes on from is the same cluster.
+//!
+//! A job's bundle is there before the first `COMMIT` that names it. Bundles are never removed: jobs share them, whatever
+//! names one may be written at any moment, and they are small beside checkpoints. Who wants the room back deletes those
+//! that no `COMMIT` names.
 //!
 //! ```text
 //!  put_shard (each holder) ─► publish: all ranks there? ─no─► Incomplete (ask again later)
@@ -26,6 +31,7 @@
 //! HTTP client underneath follows `HTTPS_PROXY` and `NO_PROXY`, as every client does.
 
 mod backend;
+mod bundle;
 mod commit;
 mod download;
 mod keys;
@@ -48,6 +54,7 @@ use backend::Backend;
 use keys::Keys;
 
 pub use backend::OpenTierError;
+pub use bundle::PutBundleError;
 pub use commit::{CommitError, CommitRecord};
 pub use download::GetError;
 pub use limits::ObjectLimits;

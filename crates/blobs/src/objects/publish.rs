@@ -131,7 +131,7 @@ pub(super) fn shard_key(manifest: &Manifest, shard: &ManifestShard) -> ShardKey 
 /// The seal's text may differ in what does not make the checkpoint (who holds it); cluster, job and content may not.
 fn is_same_commit(there: &[u8], record: &CommitRecord) -> Result<(), (String, Option<CommitError>)> {
     let found = CommitRecord::decode(there).map_err(|err| ("cannot be used".to_owned(), Some(err)))?;
-    if found.cluster != record.cluster {
+    if !found.is_kin(record) {
         let reason = format!("belongs to cluster {}; give each cluster a prefix of its own", found.cluster);
         return Err((reason, None));
     }

@@ -3,7 +3,6 @@
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
-use outlast_types::ClusterId;
 
 use super::ObjectTier;
 use super::commit::CommitRecord;
@@ -24,17 +23,17 @@ pub enum RemoveError {
 
 impl ObjectTier {
     /// Removes what `put_shard` and `publish` wrote for this manifest, and nothing else. Only for what the log retired or
-    /// aborted. What is not there is fine, so the call can be repeated after an error. `cluster` is the one that
-    /// committed it: another that shares the prefix may have equal keys.
+    /// aborted. What is not there is fine, so the call can be repeated after an error. `record` is the own seal: another
+    /// cluster that shares the prefix may have equal keys.
     ///
     /// # Errors
     /// When it is somebody else's, or when the store refuses or is away; then nothing later in the order was touched.
-    pub async fn remove(&self, manifest: &Manifest, cluster: &ClusterId) -> Result<(), RemoveError> {
+    pub async fn remove(&self, manifest: &Manifest, record: &CommitRecord) -> Result<(), RemoveError> {
         let folder = self.keys.checkpoint(&manifest.attempt, manifest.seq);
         let (commit, index) = (folder.clone().join(COMMIT), folder.join(MANIFEST));
         let is_ours = |found: &[u8]| {
             CommitRecord::decode(found)
-                .is_ok_and(|found| (&found.cluster, found.manifest_root) == (cluster, manifest.root()))
+                .is_ok_and(|found| found.is_kin(record) && found.manifest_root == manifest.root())
         };
         self.check(&commit, is_ours).await?;
         self.check(&index, |found| found == manifest.encode()).await?;

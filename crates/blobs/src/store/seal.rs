@@ -28,6 +28,14 @@ struct SealFile {
     key: ShardKey,
     root: Digest,
     record: Value,
+    /// BLAKE3 of the record's text; older notes have none.
+    #[serde(default)]
+    blake3: Option<Digest>,
+}
+
+/// The keys of a record are in one order, so its text is one.
+fn sum(record: &Value) -> Digest {
+    Digest(*blake3::hash(record.to_string().as_bytes()).as_bytes())
 }
 
 impl SealNote {
@@ -47,8 +55,11 @@ impl ShardStore {
     /// `Missing` where there is no such shard, `Transient` where the disk refuses.
     pub fn mark_sealed(&self, key: &ShardKey, seal: &SealNote) -> Result<(), ReadError> {
         let transient = |source: io::Error| ReadError::Transient { source };
-        let file =
-            SealFile { version: SEAL_VERSION, key: *key, root: seal.root, record: seal.record.clone() };
+        let SealNote { root, record } = seal.clone();
+        // As it will be read: a fraction need not come back to the last digit.
+        let read: Value = serde_json::from_str(&record.to_string()).map_err(|err| transient(err.into()))?;
+        let blake3 = Some(sum(&read));
+        let file = SealFile { version: SEAL_VERSION, key: *key, root, record, blake3 };
         let bytes = serde_json::to_vec(&file).map_err(|err| transient(err.into()))?;
         let path = with_suffix(&self.data_path(key, seal.root), "seal");
         let _layout = self.inner.layout.lock();
@@ -73,7 +84,8 @@ impl ShardStore {
             _ => ReadError::Transient { source },
         })?;
         let file: SealFile = serde_json::from_slice(&bytes).map_err(|_| ReadError::Corrupt { extent: 0 })?;
-        if file.version > SEAL_VERSION || (file.key, file.root) != (*key, root) {
+        let is_whole = file.blake3.is_none_or(|wanted| wanted == sum(&file.record));
+        if file.version > SEAL_VERSION || (file.key, file.root) != (*key, root) || !is_whole {
             return Err(ReadError::Corrupt { extent: 0 });
         }
         Ok(SealNote { root, record: file.record })

@@ -52,11 +52,13 @@ pub(super) fn update(state: &ClusterState, job: JobId, seq: CheckpointSeq) -> pb
 
 /// What an agent keeps beside the bytes, so that a cluster whose coordinators are all gone can be rebuilt.
 fn seal_text(state: &ClusterState, job: &Job, checkpoint: &Checkpoint) -> String {
-    let cluster = state.config.as_ref().map(|config| config.cluster_id.as_str());
+    let config = state.config.as_ref();
     let bundle = job.bundle.as_ref().map(|bundle| (bundle.digest, bundle.size_bytes));
     serde_json::json!({
         "format": 1,
-        "cluster_id": cluster,
+        "cluster_id": config.map(|config| &config.cluster_id),
+        "predecessors": config.map(|config| &config.predecessors),
+        "profile": config.map(|config| config.profile),
         "job": job.id,
         "job_name": job.spec.name,
         "spec": job.spec,

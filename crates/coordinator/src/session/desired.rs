@@ -123,7 +123,7 @@ fn is_alive(node: &Node) -> bool {
     node.condition == NodeCondition::Registered
 }
 
-fn bundle_source(state: &ClusterState, bundle: &Bundle) -> pb::Bundle {
+pub(super) fn bundle_source(state: &ClusterState, bundle: &Bundle) -> pb::Bundle {
     let alive =
         bundle.holders.iter().filter_map(|holder| state.nodes.get(holder)).filter(|node| is_alive(node));
     pb::Bundle {

@@ -4,6 +4,8 @@ use outlast_control::state::{Checkpoint, ClusterState, Node, ShardRecord, ShardT
 use outlast_proto::node::v1 as pb;
 use outlast_types::NodeId;
 
+use super::desired::bundle_source;
+
 /// Orders of one message; the others follow as these are carried out.
 const ORDERS_MAX: usize = 64;
 
@@ -32,5 +34,11 @@ fn order(
         size_bytes: shard.size_bytes,
         stored: checkpoint.stored_at.is_some(),
         holders: if task == ShardTask::Copy { holders.map(peer).collect() } else { Vec::new() },
+        bundle: if task == ShardTask::Store { bundle(state, checkpoint) } else { None },
     }
+}
+
+fn bundle(state: &ClusterState, checkpoint: &Checkpoint) -> Option<pb::Bundle> {
+    let job = state.jobs.get(&checkpoint.attempt.group.job)?;
+    job.bundle.as_ref().map(|bundle| bundle_source(state, bundle))
 }
