@@ -16,6 +16,7 @@ mod job;
 mod levels;
 mod node;
 mod query;
+mod remains;
 
 pub use attempt::{
     Assignment, AssignmentPhase, Attempt, AttemptPhase, ExitRecord, Outcome, RestoreDecision, Rung,
@@ -32,3 +33,4 @@ pub use command::{
 pub use event::Event;
 pub use job::{Bundle, ChosenInterval, FailureBudget, Group, GroupTotals, Job, JobState};
 pub use node::{Node, NodeCondition, NodeFeatures};
+pub use remains::{FoundNode, FoundSeal, LeftOut, Lineage, Remains, Restored, RestoredJob, SealSource};

@@ -4,6 +4,7 @@ mod generation;
 mod golden;
 mod invariants;
 mod plan_rules;
+mod remains;
 mod scale;
 mod state_rules;
 mod transcript;

@@ -118,7 +118,7 @@ impl ClusterState {
 }
 
 /// What the parser promised; a log may hold anything.
-fn check_spec(spec: &JobSpec) -> Result<(), Refusal> {
+pub(in crate::state) fn check_spec(spec: &JobSpec) -> Result<(), Refusal> {
     if spec.name.is_empty() || spec.name.len() > 63 {
         return Err(invalid("a job's name has 1 to 63 characters"));
     }
@@ -136,7 +136,7 @@ fn check_spec(spec: &JobSpec) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn new_group(id: GroupId) -> Group {
+pub(in crate::state) fn new_group(id: GroupId) -> Group {
     Group {
         id,
         attempts: VecDeque::new(),

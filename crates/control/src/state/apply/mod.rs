@@ -19,6 +19,9 @@ mod retire;
 mod seal;
 mod shards;
 
+pub(super) use job::{check_spec, new_group};
+pub(super) use shards::HOLDERS_MAX;
+
 use outlast_types::{Actor, RequestId, WallTime};
 
 use super::{ClusterState, Command, Envelope, Event, Incarnation, Limits, Refusal, Response};

@@ -12,7 +12,7 @@ use crate::state::{
 };
 
 /// Holders of one shard that the log keeps.
-pub(super) const HOLDERS_MAX: usize = 16;
+pub(in crate::state) const HOLDERS_MAX: usize = 16;
 
 /// One rank's part of a checkpoint, as an observation names it.
 #[derive(Clone, Copy)]
