@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use outlast_local::{Found, LocalCluster};
+use outlast_local::{Builder, Found, LocalCluster};
 use serde_json::Value;
 
-use super::harness::{Job, Outlast, digest, digits, undisturbed_digest, wait_for};
+use super::harness::{Job, Outlast, digest, digits, exe, undisturbed_digest, wait_for};
 
 /// A training job that outlives its cluster's disasters: slow, and with room for the checkpoints of the lost time.
 fn training(result: &Path) -> Value {
@@ -172,6 +172,131 @@ fn recover_and_the_old_majority_comes_back_to_find_nobody() {
         coordinator.kill();
     }
     finishes(&outlast, &job, &result);
+    outlast.assert_nothing_left();
+}
+
+/// Every coordinator, with its folder.
+fn lose_coordinators(outlast: &mut Outlast) {
+    for coordinator in &mut outlast.cluster.coordinators {
+        coordinator.kill();
+        std::fs::remove_dir_all(&coordinator.folder).expect("removable");
+    }
+}
+
+/// The next attempt, of the generation after: from the step that `restore` told of.
+fn goes_on_from(outlast: &Outlast, job: &str, step: &Value) -> Job {
+    let after = outlast.wait_job(job, "the next generation's attempt to run", |job| {
+        generation(job.newest()) == 2 && job.is_running()
+    });
+    assert_eq!(&after.newest()["restore_step"], step, "{}", after.0);
+    assert!(step.as_u64() > Some(0), "from a sealed checkpoint");
+    after
+}
+
+fn is_stored(checkpoint: &Value) -> bool {
+    checkpoint["state"] == "sealed" && checkpoint["durability_now"] == "stored"
+}
+
+#[test]
+fn recover_from_the_bucket_when_every_machine_is_gone() {
+    let bucket = tempfile::tempdir().expect("a folder");
+    let url = format!("file://{}", bucket.path().display());
+    let builder = Builder::new(exe()).coordinators(3).agents(2);
+    let mut outlast = Outlast::start_with(builder.agent_args(&["--cpus", "4", "--store", &url]));
+    let result = outlast.cluster.folder().join("result.json");
+    let mut spec = training(&result);
+    spec["checkpoint"] = serde_json::json!({"every": "500ms", "keep": 3, "durability": "stored"});
+    // The program is the bundle's: without it no attempt could start.
+    let workdir = outlast.cluster.folder().join("program");
+    std::fs::create_dir(&workdir).expect("made");
+    std::fs::write(workdir.join("run"), format!("exec '{}' example digits\n", exe().display()))
+        .expect("written");
+    spec["workdir"] = path(&workdir).into();
+    spec["command"] = serde_json::json!(["sh", "run"]);
+    let job = outlast.submit(&spec);
+    outlast.wait_job(&job, "a checkpoint in the bucket", |job| {
+        job.is_running() && job.0["checkpoints"].as_array().is_some_and(|all| all.iter().any(is_stored))
+    });
+    lose_coordinators(&mut outlast);
+    for agent in &mut outlast.cluster.agents {
+        agent.kill_tree();
+        std::fs::remove_dir_all(&agent.folder).expect("the disk is lost");
+    }
+    let first = &outlast.cluster.coordinators[0];
+    let (folder, address) = (path(&first.folder), first.address.clone());
+    let restore = ["cluster", "restore", "--from-store", &url, "--data-dir", &folder, "--address", &address];
+    let unasked = outlast.run(&restore);
+    let told = String::from_utf8_lossy(&unasked.stderr).into_owned();
+    assert!(unasked.status.code() == Some(2) && told.contains("goes on from step"), "it asks first: {told}");
+    assert!(!first.folder.exists(), "nothing is made before");
+    let empty = format!("file://{}", outlast.cluster.folder().join("program").display());
+    let nothing = outlast.run(&[&["cluster", "restore", "--from-store", &empty][..], &restore[4..]].concat());
+    let told = String::from_utf8_lossy(&nothing.stderr).into_owned();
+    assert!(nothing.status.code() == Some(3) && told.contains("with its prefix"), "{told}");
+    let made = outlast.json(&[&restore[..], &["--yes"]].concat());
+    assert_eq!((&made["generation"], &made["jobs"][0]["stored"]), (&2.into(), &true.into()), "{made}");
+    outlast.cluster.coordinators[0].start().expect("it starts");
+    for agent in &mut outlast.cluster.agents {
+        agent.start().expect("starts with an empty disk");
+    }
+    goes_on_from(&outlast, &job, &made["jobs"][0]["step"]);
+    // What the new cluster puts there is of the same lineage, and a third one would go on from both.
+    outlast.wait_job(&job, "the next generation's checkpoint in the bucket", |job| {
+        let all = job.0["checkpoints"].as_array().map_or(&[][..], Vec::as_slice);
+        all.iter().any(|one| is_stored(one) && one["attempt"].as_str().is_some_and(|id| id.contains("@2.")))
+    });
+    let third = path(&outlast.cluster.folder().join("third"));
+    let restore = ["cluster", "restore", "--from-store", &url, "--data-dir", &third, "--address", &address];
+    assert_eq!(outlast.json(&[&restore[..], &["--yes"]].concat())["generation"], 3);
+    outlast.wait_success(&job).assert_attempts_in_order();
+    assert_eq!(digest(&result), undisturbed_digest(2, outlast.cluster.folder()));
+    outlast.assert_nothing_left();
+}
+
+#[test]
+fn recover_from_the_seals_that_agents_keep_beside_the_bytes() {
+    let mut outlast = Outlast::start(3, 2);
+    let result = outlast.cluster.folder().join("result.json");
+    let job = outlast.submit(&training(&result));
+    let other = outlast.submit(&digits("over", 1, 0, &outlast.cluster.folder().join("over.json")));
+    outlast.wait_success(&other);
+    let before = outlast.wait_job(&job, "a sealed checkpoint", running_with_a_seal);
+    lose_coordinators(&mut outlast);
+    let first = &outlast.cluster.coordinators[0];
+    let (folder, address) = (path(&first.folder), first.address.clone());
+    let agents: Vec<String> =
+        outlast.cluster.agents.iter().map(|agent| format!("http://{}", agent.address)).collect();
+    let restore = |agents: &str, more: &[&str]| {
+        let restore =
+            ["cluster", "restore", "--from-agents", agents, "--data-dir", &folder, "--address", &address];
+        outlast.run(&[&restore[..], more].concat())
+    };
+    let unreachable = restore(&format!("{},127.0.0.1:9", agents[0]), &["--yes"]);
+    let told = String::from_utf8_lossy(&unreachable.stderr).into_owned();
+    assert!(unreachable.status.code() == Some(6) && told.contains("leave it out"), "{told}");
+    let unknown = restore(&agents.join(","), &["--ended", "nobody", "--yes"]);
+    assert_eq!(unknown.status.code(), Some(3), "{}", String::from_utf8_lossy(&unknown.stderr));
+    let unasked = restore(&agents.join(","), &[]);
+    let told = String::from_utf8_lossy(&unasked.stderr).into_owned();
+    assert!(unasked.status.code() == Some(2) && told.contains("whether a job had ended"), "{told}");
+    assert!(!first.folder.exists(), "nothing is made before");
+    let made = restore(&agents.join(","), &["--ended", "over", "--yes", "-o", "json"]);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let made: Value = serde_json::from_slice(&made.stdout).expect("JSON");
+    let found =
+        made["jobs"].as_array().and_then(|jobs| jobs.iter().find(|found| found["job_id"] == job.as_str()));
+    let found = found.unwrap_or_else(|| panic!("{made}")).clone();
+    assert!(found["step"].as_u64() >= before.sealed().last().copied(), "{found}");
+    assert_eq!(found["nodes"], serde_json::json!(["n1", "n2"]), "{found}");
+    outlast.cluster.coordinators[0].start().expect("it starts");
+    goes_on_from(&outlast, &job, &found["step"]);
+    let over = outlast.wait_job(&other, "the job that had ended", |_| true);
+    assert_eq!(over.state(), "cancelled", "{}", over.0);
+    assert!(workers(&outlast.cluster).len() <= 2, "the workers of the old generation were stopped");
+    let status = outlast.json(&["cluster", "status"]);
+    assert_eq!((&status["cluster_id"], &status["nodes_ready"]), (&made["cluster_id"], &Value::from(2)));
+    outlast.wait_success(&job).assert_attempts_in_order();
+    assert_eq!(digest(&result), undisturbed_digest(2, outlast.cluster.folder()));
     outlast.assert_nothing_left();
 }
 

@@ -135,6 +135,10 @@ impl Folder {
     pub(crate) fn cluster(&self) -> Option<ClusterId> {
         self.identity.lock().cluster.clone()
     }
+    /// The clusters that this folder's goes on from, oldest first.
+    pub(crate) fn predecessors(&self) -> Vec<ClusterId> {
+        self.identity.lock().predecessors.clone()
+    }
     pub(crate) fn acted_index(&self) -> u64 {
         self.identity.lock().acted_index
     }

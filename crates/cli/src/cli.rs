@@ -134,6 +134,8 @@ mod tests {
             "cluster backup out.backup",
             "cluster backup",
             "cluster restore out.backup --data-dir d --address host:7400 --yes",
+            "cluster restore --from-store s3://b/p --data-dir d --address host:7400 --ended j1 --ended b --yes",
+            "cluster restore --from-agents n1,http://n2:7401 --cluster c-1 --profile wan --data-dir d --address h:1",
             "cluster recover --data-dir d --address 10.0.0.1:7400 --yes",
             "cluster verify --data-dir d --deep -o json",
             "coordinator --data-dir d --listen 127.0.0.1:0 --profile lan --join a:1 --join b:2 --insecure",
@@ -179,6 +181,8 @@ mod tests {
             "dev --nodes 0",
             "job run",
             "cluster recover --data-dir d --address nowhere",
+            "cluster restore --data-dir d --address host:7400",
+            "cluster restore out.backup --from-agents n1 --data-dir d --address host:7400",
         ] {
             let words = std::iter::once("outlast").chain(line.split(' '));
             let error = Cli::try_parse_from(words).expect_err(line);

@@ -58,7 +58,7 @@ pub use machine::AppliedEntry;
 pub use members::Member;
 pub use net::{MESSAGE_BYTES_MAX, RaftHandler};
 pub use outlast_proto::raft::v1::raft_service_server::RaftServiceServer;
-pub use rebuild::{NewCluster, RebuildError, Rebuilt, restore_folder};
+pub use rebuild::{NewCluster, RebuildError, Rebuilt, restore_folder, state_folder};
 pub use snapshot::SnapshotError;
 pub use status::RaftStatus;
 pub use survivor::Survivor;

@@ -28,6 +28,9 @@ use crate::hwm::{HighMark, HighWater};
 use crate::snapshot::SnapshotStore;
 use crate::types::{Batch, Entry, StoredMembership, log_id, record_of};
 
+/// Of a state that no log led to.
+const FIRST_TERM: u64 = 1;
+
 /// What a cluster that is made from old data is called, and where its first member will be.
 #[derive(Clone, Debug)]
 pub struct NewCluster {
@@ -91,6 +94,23 @@ pub enum RebuildError {
 /// # Errors
 /// See [`RebuildError`]. What was begun is left where it is: it has no identity, so nobody takes it for a coordinator.
 pub fn restore_folder(dir: &Path, backup: Backup, new: NewCluster) -> Result<Rebuilt, RebuildError> {
+    rebuild(&empty_folder(dir)?, backup.state, backup.head.last, new)
+}
+
+/// Makes the first member of a new cluster from a state that nobody's log has an entry of, in a folder that is empty or
+/// not there.
+///
+/// # Errors
+/// As for [`restore_folder`].
+pub fn state_folder(dir: &Path, state: ClusterState, new: NewCluster) -> Result<Rebuilt, RebuildError> {
+    if state.config.is_none() {
+        return Err(RebuildError::NoCluster);
+    }
+    let last = LogMark { term: FIRST_TERM, index: state.applied };
+    rebuild(&empty_folder(dir)?, state, last, new)
+}
+
+fn empty_folder(dir: &Path) -> Result<Folder, RebuildError> {
     let folder = Folder::create(dir)?;
     for entry in std::fs::read_dir(dir).map_err(RebuildError::Disk)? {
         let name = entry.map_err(RebuildError::Disk)?.file_name();
@@ -99,7 +119,7 @@ pub fn restore_folder(dir: &Path, backup: Backup, new: NewCluster) -> Result<Reb
             return Err(RebuildError::NotEmpty { path: dir.to_owned(), found });
         }
     }
-    rebuild(&folder, backup.state, backup.head.last, new)
+    Ok(folder)
 }
 
 /// Fills a folder that has nothing of a coordinator yet; `last` is the newest entry in the state.

@@ -4,7 +4,7 @@
 //! | module | owns |
 //! |---|---|
 //! | `coordinator`, `founder`, `join`, `announce`, `seat` | the way from a data folder to a member of a cluster |
-//! | `rebuild` | a folder made offline, from a backup or a survivor |
+//! | `rebuild`, `remains` | a folder made offline, from a backup, a survivor, or what a bucket and agents tell |
 //! | `leader` | the memory of one incarnation: leases, observations, the planner's loop |
 //! | `session` | one task for each agent that is connected here |
 //! | `relay`, `propose`, `read`, `membership`, `notes` | what goes between followers and the leader |
@@ -34,6 +34,7 @@ mod propose;
 mod read;
 mod rebuild;
 mod relay;
+mod remains;
 mod seat;
 mod server;
 mod session;
@@ -41,4 +42,5 @@ mod session;
 pub use config::CoordinatorConfig;
 pub use coordinator::{Coordinator, RunningCoordinator};
 pub use error::StartError;
-pub use rebuild::{recover, restore};
+pub use rebuild::{recover, restore, restore_remains};
+pub use remains::{FindError, find_remains};

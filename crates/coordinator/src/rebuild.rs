@@ -1,9 +1,11 @@
-//! Coordinators' folders made from old data, offline: from a backup, or from the one survivor of a lost majority.
+//! Coordinators' folders made from old data, offline: from a backup, from the one survivor of a lost majority, or from
+//! what outlived every coordinator.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use outlast_consensus::{Backup, NewCluster, RebuildError, Rebuilt, Survivor};
+use outlast_control::state::ClusterState;
 use outlast_proto::status::Failure;
 use outlast_types::{ClusterId, Profile};
 
@@ -38,6 +40,26 @@ pub fn recover(survivor: Survivor, address: &str) -> Result<(Rebuilt, PathBuf), 
     );
     let new = new_cluster(profile.unwrap_or_default(), address, reason)?;
     survivor.become_cluster(new)
+}
+
+/// Makes the first coordinator of a new cluster from what a bucket or agents told of an old one; `from` says which.
+///
+/// # Errors
+/// See [`RebuildError`].
+pub fn restore_remains(
+    dir: &Path,
+    state: ClusterState,
+    from: &str,
+    address: &str,
+) -> Result<Rebuilt, RebuildError> {
+    let config = state.config.as_ref().ok_or(RebuildError::NoCluster)?;
+    let reason = format!(
+        "restored from the sealed checkpoints of cluster {} that {from} told of: {} jobs",
+        config.cluster_id,
+        state.jobs.len()
+    );
+    let new = new_cluster(config.profile, address, reason)?;
+    outlast_consensus::state_folder(dir, state, new)
 }
 
 fn new_cluster(profile: Profile, address: &str, reason: String) -> Result<NewCluster, RebuildError> {

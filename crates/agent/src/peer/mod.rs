@@ -5,6 +5,7 @@ pub(crate) mod client;
 mod http;
 mod logs;
 mod probe;
+mod seals;
 mod server;
 mod service;
 mod shards;

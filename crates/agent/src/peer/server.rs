@@ -12,12 +12,14 @@ use crate::context::Context;
 use crate::transfer::CHUNK_BYTES;
 
 const MESSAGE_BYTES_MAX: usize = CHUNK_BYTES + (64 << 10);
+/// The largest answer is a page of seals: one of them may have thousands of ranks.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
 
 /// Serves until the shutdown.
 pub(crate) fn serve(context: &Arc<Context>, listeners: Vec<TcpListener>) {
     let service = PeerServiceServer::new(PeerServiceHandler::new(Arc::clone(context)))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        .max_encoding_message_size(ANSWER_BYTES_MAX);
     let (reporter, health) = tonic_health::server::health_reporter();
     let grpc = Routes::new(service).add_service(health).into_axum_router();
     let router = http::router(Arc::clone(context)).merge(grpc);

@@ -12,7 +12,7 @@ use outlast_types::Digest;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{logs, probe, shards};
+use super::{logs, probe, seals, shards};
 use crate::context::{Context, blocking};
 use crate::transfer::{ReceiveError, chain, receive_bundle};
 use crate::worker::prune_bundles;
@@ -165,6 +165,15 @@ impl PeerService for PeerServiceHandler {
         self.check_cluster(&request.cluster_id)?;
         let permit = permit(&self.log_readers)?;
         logs::read(&self.context, &request, permit).map(Response::new)
+    }
+
+    /// Whatever cluster asks: it is made of the answer. Nothing is changed, and no bytes of a checkpoint are given.
+    async fn list_seals(
+        &self,
+        request: Request<pb::ListSealsRequest>,
+    ) -> Result<Response<pb::ListSealsResponse>, Status> {
+        let _permit = permit(&self.transfers)?;
+        seals::list(&self.context, request.into_inner()).await.map(Response::new)
     }
 }
 

@@ -4,6 +4,7 @@ mod backup;
 mod init;
 mod rebuilt;
 mod recover;
+mod remains;
 mod remove;
 mod restore;
 mod status;
@@ -42,7 +43,7 @@ enum Verb {
     Remove(remove::Remove),
     /// Write all that the coordinators know to a file, while they run
     Backup(backup::Backup),
-    /// Make the first coordinator of a new cluster from a backup, when all old ones are lost
+    /// Make the first coordinator of a new cluster, when all old ones are lost
     Restore(restore::Restore),
     /// Make a new cluster of one survivor, when the majority is lost for good
     Recover(recover::Recover),

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use outlast_consensus::{FolderError, RebuildError, Rebuilt};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::problem::{Exit, Problem};
 use crate::term::{Columns, Format, print_one, talk};
@@ -18,6 +19,9 @@ struct Made {
     data_dir: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     kept_in: Option<String>,
+    /// What came back, where the seals had to be searched for it.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    found: Option<Value>,
 }
 
 pub(super) fn tell(
@@ -26,6 +30,7 @@ pub(super) fn tell(
     data_dir: &Path,
     address: &str,
     kept: Option<&Path>,
+    found: Option<Value>,
 ) -> Result<(), Problem> {
     let made = Made {
         cluster_id: made.cluster_id.to_string(),
@@ -35,6 +40,7 @@ pub(super) fn tell(
         address: address.to_owned(),
         data_dir: data_dir.display().to_string(),
         kept_in: kept.map(|kept| kept.display().to_string()),
+        found,
     };
     print_one(format, &made, || {
         let mut rows = Columns::without_header();

@@ -56,7 +56,7 @@ impl Recover {
         confirm(self.yes, &what)?;
         let made = outlast_coordinator::recover(survivor, &self.address);
         let (made, kept) = made.map_err(|error| rebuilt::problem(FAILED, &error))?;
-        rebuilt::tell(format, &made, &self.data_dir, &self.address, Some(&kept))?;
+        rebuilt::tell(format, &made, &self.data_dir, &self.address, Some(&kept), None)?;
         Ok(Exit::Done.into())
     }
 }

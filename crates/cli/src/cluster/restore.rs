@@ -1,19 +1,27 @@
 //! `outlast cluster restore`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use outlast_consensus::read_backup;
 
-use super::rebuilt;
+use super::{rebuilt, remains};
 use crate::problem::{Exit, Problem};
-use crate::term::{Format, age, confirm};
+use crate::term::{Format, age, confirm, talk};
+
+const FAILED: &str = "the cluster was not restored";
 
 const AFTER_HELP: &str = "\
-Makes the first coordinator of a new cluster that goes on from the backup's, with a new id and the next
-generation: nothing of the time after the backup can come back. The agents of the old cluster join it by
-themselves when they find it, so take an address that they know. Their workers are stopped, and the jobs
-go on from their newest checkpoints that the backup knows of.
+Makes the first coordinator of a new cluster that goes on from the old one, with a new id and the next
+generation: nothing of the lost time can come back. The agents of the old cluster join it by themselves
+when they find it, so take an address that they know. Their workers are stopped, and the jobs go on from
+their newest checkpoints.
+
+From a backup comes back what it has. Without one, every job comes back that has a sealed checkpoint in
+the object store (--from-store, with the same variables for access as agents take) or on the disks of
+agents that answer (--from-agents; name all that are left). Say both where there are both. What was found
+is printed before anything is made. A seal does not tell whether its job had ended since: --ended JOB
+brings one back as cancelled, with its checkpoints.
 
 All old coordinators must be gone for good: where one still runs, agents that follow it go on there.";
 
@@ -21,7 +29,13 @@ All old coordinators must be gone for good: where one still runs, agents that fo
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Restore {
     /// What `outlast cluster backup` wrote
-    file: PathBuf,
+    #[arg(
+        required_unless_present_any = ["from_store", "from_agents"],
+        conflicts_with_all = ["from_store", "from_agents", "cluster", "ended", "profile"]
+    )]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    sources: remains::Sources,
     /// The new coordinator's folder; empty, or not there
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
@@ -35,8 +49,16 @@ pub(crate) struct Restore {
 
 impl Restore {
     pub(crate) fn run(self, format: Format) -> Result<ExitCode, Problem> {
-        let backup = read_backup(&self.file).map_err(|error| {
-            Problem::new(Exit::Failed, format!("{} cannot be restored", self.file.display()))
+        match &self.file {
+            Some(file) => self.restore_backup(file, format)?,
+            None => self.restore_remains(format)?,
+        }
+        Ok(Exit::Done.into())
+    }
+
+    fn restore_backup(&self, file: &Path, format: Format) -> Result<(), Problem> {
+        let backup = read_backup(file).map_err(|error| {
+            Problem::new(Exit::Failed, format!("{} cannot be restored", file.display()))
                 .because_of(&error)
                 .next("take another backup")
         })?;
@@ -51,8 +73,25 @@ impl Restore {
         );
         confirm(self.yes, &what)?;
         let made = outlast_coordinator::restore(&self.data_dir, backup, &self.address);
-        let made = made.map_err(|error| rebuilt::problem("the cluster was not restored", &error))?;
-        rebuilt::tell(format, &made, &self.data_dir, &self.address, None)?;
-        Ok(Exit::Done.into())
+        let made = made.map_err(|error| rebuilt::problem(FAILED, &error))?;
+        rebuilt::tell(format, &made, &self.data_dir, &self.address, None, None)
+    }
+
+    fn restore_remains(&self, format: Format) -> Result<(), Problem> {
+        let (lineage, restored) = self.sources.find()?;
+        talk(&remains::summary(&lineage, &restored));
+        let what = format!(
+            "making a new cluster of what is left of cluster {}, as listed: all else that its coordinators knew is lost, \
+             and the workers that run now are stopped",
+            lineage.cluster
+        );
+        confirm(self.yes, &what)?;
+        let found = remains::json(&restored);
+        let from = self.sources.to_string();
+        let made = outlast_coordinator::restore_remains(&self.data_dir, restored.state, &from, &self.address);
+        let made = made.map_err(|error| rebuilt::problem(FAILED, &error))?;
+        rebuilt::tell(format, &made, &self.data_dir, &self.address, None, Some(found))?;
+        self.sources.advise(&self.address);
+        Ok(())
     }
 }
