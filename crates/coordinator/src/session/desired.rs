@@ -115,7 +115,7 @@ fn local_place(attempt: &Attempt, assignment: &Assignment) -> (u32, u32) {
     (before as u32, attempt.assignments.iter().filter(here).count() as u32)
 }
 
-fn peer(node: &Node) -> pb::Peer {
+pub(super) fn peer(node: &Node) -> pb::Peer {
     pb::Peer { node: node.id.to_string(), address: node.peer_address().to_owned() }
 }
 

@@ -1,10 +1,10 @@
 //! What a node should do with shards of sealed checkpoints, computed from the applied state alone.
 
-use outlast_control::state::{Checkpoint, ClusterState, Node, ShardRecord, ShardTask};
+use outlast_control::state::{Checkpoint, ClusterState, ShardRecord, ShardTask};
 use outlast_proto::node::v1 as pb;
 use outlast_types::NodeId;
 
-use super::desired::bundle_source;
+use super::desired::{bundle_source, peer};
 
 /// Orders of one message; the others follow as these are carried out.
 const ORDERS_MAX: usize = 64;
@@ -23,7 +23,6 @@ fn order(
     checkpoint: &Checkpoint,
     shard: &ShardRecord,
 ) -> pb::ShardOrder {
-    let peer = |node: &Node| pb::Peer { node: node.id.to_string(), address: node.address.clone() };
     let holders = state.live_holders(&shard.holders).filter_map(|holder| state.nodes.get(&holder.node));
     pb::ShardOrder {
         task: task.as_str().to_owned(),
