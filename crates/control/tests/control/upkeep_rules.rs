@@ -309,3 +309,28 @@ fn a_source_that_serves_nobody_is_not_tried_with_node_after_node_for_ever() {
     world.wait(30_000);
     assert_eq!(orders(&world.pass(), ShardTask::Copy).len(), 1, "and then again");
 }
+
+#[test]
+fn invariant_36_a_checkpoint_that_lost_a_holder_since_its_seal_justifies_retiring_none() {
+    let mut world = World::new(3);
+    let a =
+        world.running_job("a", &json!({"workers": 1, "checkpoint": {"keep": 1, "durability": "replicated"}}));
+    let old = world.sealed(a, 1, &[1, 2]);
+    let new = world.sealed(a, 2, &[2, 3]);
+    world.prove(new);
+    world.does(Command::CancelJob { job: JobId(1), reason: None });
+    world.lose(3);
+    let refusal = world.refused(Command::RetireCheckpoint { job: JobId(1), seq: old });
+    assert!(refusal.to_string().contains("0 good checkpoints are newer"), "{refusal}");
+    // With a second copy it counts again.
+    held_by_another(&mut world, new);
+    world.does(Command::RetireCheckpoint { job: JobId(1), seq: old });
+}
+
+/// A copy at node 1.
+fn held_by_another(world: &mut World, seq: CheckpointSeq) {
+    let incarnation = world.incarnation();
+    let orders = vec![(0, node(1))];
+    world.does(Command::OrderShards { job: JobId(1), seq, task: ShardTask::Copy, orders, incarnation });
+    held(world, 1, seq, 0);
+}

@@ -49,10 +49,16 @@ impl ClusterState {
         if record.group(group).and_then(Group::current).is_some_and(restores) {
             return Err(conflict(format!("the current attempt restores from {seq}")));
         }
+        // What it was sealed at may be true no more: one that lost a holder since is not what the policy wants.
+        let wanted = self.durability_wanted(&record.spec).min(Durability::Replicated);
+        let is_whole = |other: &&Checkpoint| {
+            !other.degraded && self.is_good(other) && self.durability_now(other) >= Some(wanted)
+        };
         let newer: Vec<&Checkpoint> = record
             .sealed_of(group)
             .into_iter()
-            .filter(|other| other.recency() > checkpoint.recency() && !other.degraded && self.is_good(other))
+            .filter(|other| other.recency() > checkpoint.recency())
+            .filter(is_whole)
             .collect();
         let keep = record.spec.checkpoint.keep.max(1) as usize;
         if newer.len() < keep {
