@@ -117,6 +117,13 @@ fn away(pass: &Pass<'_>, checkpoint: &Checkpoint) -> String {
     let Some(shard) = checkpoint.shards.iter().find(|shard| unreachable(&shard.holders)) else {
         return "its holders are back".to_owned();
     };
+    if checkpoint.stored_at.is_some() && !pass.state.reaches_store() {
+        let only = if shard.holders.is_empty() { "only" } else { "also" };
+        return format!(
+            "rank {} is {only} in the object store, and no node that is there was started with --store URL",
+            shard.rank
+        );
+    }
     let nodes: Vec<&str> = shard.holders.iter().map(|holder| holder.node.as_str()).collect();
     format!("rank {} is held only by {}, which is away", shard.rank, nodes.join(", "))
 }

@@ -139,7 +139,8 @@ impl ClusterState {
         checkpoint.is_sealed() && (is_held() || checkpoint.stored_at.is_some() && self.reaches_store())
     }
 
-    fn reaches_store(&self) -> bool {
+    /// Whether a node that is there was started with an object store.
+    pub fn reaches_store(&self) -> bool {
         let reaches = |node: &Node| node.condition == NodeCondition::Registered && node.features.object_store;
         self.nodes.values().any(reaches)
     }

@@ -103,7 +103,10 @@ fn a_job_goes_on_from_its_newest_stored_checkpoint_under_a_newer_token() {
     let config = world.state.config.clone().expect("a cluster");
     assert_eq!(config.predecessors, [cluster("old")], "agents of the old one follow");
     let starts = |planned: &PlannedCommand| matches!(planned.command, Command::StartAttempt { .. });
-    assert!(!world.pass().commands.iter().any(starts), "no node reaches the store");
+    let plan = world.pass();
+    assert!(!plan.commands.iter().any(starts), "no node reaches the store");
+    let waiting = &plan.waiting[&group(1)];
+    assert!(waiting.contains("only in the object store") && waiting.contains("--store"), "{waiting}");
     world.register(registration(1, 1));
     world.register(registration(2, 1));
     world.pass();

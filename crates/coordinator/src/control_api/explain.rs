@@ -205,7 +205,7 @@ fn now(state: &ClusterState, job: &Job, notes: &LeaderNotes) -> String {
     }
     let groups = job.groups.iter().filter_map(|group| group_now(job, group, notes));
     let short = room::shortages(state, job, notes);
-    let parts: Vec<String> = groups.chain(upkeep::now(job)).chain(short).collect();
+    let parts: Vec<String> = groups.chain(upkeep::now(state, job)).chain(short).collect();
     if job.state == JobState::Cancelling {
         return format!(
             "it is being cancelled; {} workers still hold their resources",

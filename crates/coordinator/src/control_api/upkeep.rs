@@ -3,8 +3,8 @@
 //! Told from the newest applied entries that this coordinator remembers: the state keeps what is true now, not how it came
 //! about. A coordinator that was started a moment ago knows little; what is still in force is told by `now`.
 
-use outlast_control::state::{CheckpointState, Event, Job, ShardTask};
-use outlast_types::{JobId, WallTime};
+use outlast_control::state::{Checkpoint, CheckpointState, ClusterState, Event, Job, ShardTask};
+use outlast_types::{Durability, JobId, WallTime};
 
 use crate::events::EventRing;
 
@@ -48,7 +48,7 @@ fn matters(event: &Event) -> bool {
 }
 
 /// What is being done at this moment, and what is out of use; `None` where there is nothing of it.
-pub(super) fn now(job: &Job) -> Option<String> {
+pub(super) fn now(state: &ClusterState, job: &Job) -> Option<String> {
     let mut copies = Vec::new();
     for checkpoint in job.checkpoints.values().filter(|checkpoint| checkpoint.is_sealed()) {
         for shard in &checkpoint.shards {
@@ -66,14 +66,29 @@ pub(super) fn now(job: &Job) -> Option<String> {
         [first] => Some(format!("{first} is being copied")),
         [first, others @ ..] => Some(format!("{first} and {} others are being copied", others.len())),
     };
-    let parts: Vec<String> = copying.into_iter().chain(quarantined).collect();
+    let parts: Vec<String> = unstored(state, job).into_iter().chain(copying).chain(quarantined).collect();
     if parts.is_empty() { None } else { Some(parts.join("; ")) }
+}
+
+/// Checkpoints that are to be in the object store, where nobody could put them there.
+fn unstored(state: &ClusterState, job: &Job) -> Option<String> {
+    let is_left = |checkpoint: &&Checkpoint| checkpoint.is_sealed() && checkpoint.stored_at.is_none();
+    let count = job.checkpoints.values().filter(is_left).count();
+    let is_wanted = job.spec.checkpoint.durability == Some(Durability::Stored);
+    (is_wanted && count > 0 && !state.reaches_store()).then(|| {
+        format!(
+            "{count} checkpoints are to be in the object store, and no node that is there was started with one: start \
+             agents with --store URL"
+        )
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use outlast_consensus::AppliedEntry;
-    use outlast_types::{CheckpointSeq, NodeId};
+    use outlast_control::state::{Command, Envelope};
+    use outlast_types::{Actor, CheckpointSeq, ClusterId, NodeId, Profile, RequestId, spec};
+    use serde_json::json;
 
     use super::*;
 
@@ -97,5 +112,40 @@ mod tests {
         let many = AppliedEntry { events: vec![damaged(job); LINES_MAX + 7], ..entry };
         let (told, left_out) = story(&EventRing::of_new_cluster(many), job);
         assert_eq!((told.len(), left_out), (LINES_MAX, 7));
+    }
+
+    #[test]
+    fn checkpoints_that_nobody_can_put_into_the_object_store_are_told() {
+        let mut state = ClusterState::new();
+        let envelope = |request: &str, command| Envelope {
+            request: Some(RequestId::new(request).expect("valid")),
+            actor: Actor::System,
+            source: None,
+            cause: None,
+            at: WallTime(1),
+            command,
+        };
+        let cluster_id = ClusterId::new("test").expect("valid");
+        let address = "a:1".to_owned();
+        state.apply(1, &envelope("r-1", Command::InitCluster { cluster_id, profile: Profile::Lan, address }));
+        let file = json!({"name": "a", "command": ["true"], "checkpoint": {"durability": "stored"}});
+        let spec = Box::new(spec::parse(&file).expect("valid"));
+        state.apply(2, &envelope("r-2", Command::SubmitJob { spec, bundle: None }));
+        let mut job = state.jobs[&JobId(1)].clone();
+        assert_eq!(now(&state, &job), None, "nothing is sealed yet");
+        let sealed = json!({
+            "seq": "ck1", "step": 1, "attempt": "j1/0@1.1", "world_size": 1, "state": "sealed", "opened_at": 1,
+            "sealed_at": 2, "shards": [], "manifest_root": null, "durability": "local", "degraded": false,
+            "proven": false, "pinned": false, "reason": null,
+        });
+        let sealed: Checkpoint = serde_json::from_value(sealed).expect("a checkpoint");
+        job.checkpoints.insert(sealed.seq, sealed);
+        let told = now(&state, &job).expect("told");
+        assert!(
+            told.contains("1 checkpoints are to be in the object store") && told.contains("--store"),
+            "{told}"
+        );
+        job.spec.checkpoint.durability = None;
+        assert_eq!(now(&state, &job), None, "not wanted");
     }
 }
