@@ -21,6 +21,8 @@ const PROOFS_MAX: usize = 1;
 const UPLOADS_MAX: usize = 2;
 /// An ended order that is still listed after this long was given again, or its end was lost: it is carried out again.
 const AGAIN_MS: Millis = 20_000;
+/// A proof that fails again and again without damage waits twice as long each time, up to this.
+const PROVE_AGAIN_MS_MAX: Millis = 10 * 60_000;
 
 /// How an order ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,8 +38,23 @@ pub(crate) enum Ended {
 
 #[derive(Debug)]
 enum State {
-    Running(CancellationToken),
-    Ended { at: BootTime, done: bool },
+    /// With how often it has failed before.
+    Running(CancellationToken, u32),
+    Ended {
+        at: BootTime,
+        done: bool,
+        failures: u32,
+    },
+}
+
+/// When an order that has ended, and is still there, is carried out again.
+fn again_ms(task: ShardTask, failures: u32) -> Millis {
+    match task {
+        ShardTask::Prove => {
+            AGAIN_MS.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(PROVE_AGAIN_MS_MAX)
+        }
+        ShardTask::Copy | ShardTask::Store => AGAIN_MS,
+    }
 }
 
 #[derive(Debug)]
@@ -64,30 +81,31 @@ impl Upkeep {
         let is_wanted = |key: &OrderKey| wanted.iter().any(|order| order.key == *key);
         self.orders.retain(|key, state| {
             let stays = is_wanted(key);
-            if let (State::Running(stop), false) = (&*state, stays) {
+            if let (State::Running(stop, _), false) = (&*state, stays) {
                 stop.cancel();
             }
             stays
         });
         for order in wanted {
-            let is_due = match self.orders.get(&order.key) {
-                None => true,
-                Some(State::Running(_)) => false,
-                Some(State::Ended { at, done }) => {
-                    // A proof or an upload that is done is only said again.
-                    let is_over = *done && order.key.task != ShardTask::Copy;
-                    !is_over && now.since(*at) >= AGAIN_MS
+            let task = order.key.task;
+            match self.orders.get(&order.key) {
+                None => self.begin(context, order.clone(), 0),
+                Some(State::Running(..)) => {}
+                // A proof or an upload that is done is only said again.
+                Some(State::Ended { done: true, .. }) if task != ShardTask::Copy => {}
+                Some(State::Ended { at, failures, .. }) => {
+                    let failures = *failures;
+                    if now.since(*at) >= again_ms(task, failures) {
+                        self.begin(context, order.clone(), failures);
+                    }
                 }
-            };
-            if is_due {
-                self.begin(context, order.clone());
             }
         }
     }
 
-    fn begin(&mut self, context: &Arc<Context>, order: ShardOrder) {
+    fn begin(&mut self, context: &Arc<Context>, order: ShardOrder, failures: u32) {
         let stop = context.shutdown.child_token();
-        self.orders.insert(order.key, State::Running(stop.clone()));
+        self.orders.insert(order.key, State::Running(stop.clone(), failures));
         let turns = match order.key.task {
             ShardTask::Copy => Arc::clone(&self.copies),
             ShardTask::Prove => Arc::clone(&self.proofs),
@@ -99,7 +117,12 @@ impl Upkeep {
     /// What the tasks say at their end. `false`: the order is not in hand any more.
     pub(crate) fn ended(&mut self, key: &OrderKey, ended: &Ended, now: BootTime) -> bool {
         let Some(state) = self.orders.get_mut(key) else { return false };
-        *state = State::Ended { at: now, done: *ended == Ended::Done };
+        let before = match state {
+            State::Running(_, failures) | State::Ended { failures, .. } => *failures,
+        };
+        let done = *ended == Ended::Done;
+        let failures = if done { 0 } else { before.saturating_add(1) };
+        *state = State::Ended { at: now, done, failures };
         true
     }
 
@@ -115,5 +138,19 @@ impl Upkeep {
             task: key.task,
         };
         done.map(|(key, _)| report(key)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proof_that_fails_again_and_again_waits_longer_up_to_a_cap_and_an_upload_does_not() {
+        let waits: Vec<Millis> =
+            (1..=7).map(|failures| again_ms(ShardTask::Prove, failures) / 1_000).collect();
+        assert_eq!(waits, [20, 40, 80, 160, 320, 600, 600]);
+        assert_eq!(again_ms(ShardTask::Prove, u32::MAX), PROVE_AGAIN_MS_MAX);
+        assert_eq!(again_ms(ShardTask::Store, 9), AGAIN_MS, "the store may be back at any moment");
     }
 }

@@ -67,10 +67,10 @@ pub(super) fn plan(pass: &mut Pass<'_>, job: &Job, group: &Group, attempt: &Atte
     }
 }
 
-/// The rank that saving costs most: the others wait for it at the next step.
+/// The rank that saving costs most, by the middle one of its newest saves: the others wait for it at the next step.
 fn slowest(pass: &Pass<'_>, attempt: &AttemptId, world_size: u32) -> Option<SaveCost> {
-    let costs = (0..world_size).filter_map(|rank| pass.seen.save_costs.get(&(*attempt, rank)));
-    costs.copied().reduce(|a, b| SaveCost {
+    let costs = (0..world_size).filter_map(|rank| pass.seen.save_cost(*attempt, rank));
+    costs.reduce(|a, b| SaveCost {
         stall_ms: a.stall_ms.max(b.stall_ms),
         write_ms: a.write_ms.max(b.write_ms),
     })

@@ -12,6 +12,8 @@ use crate::state::{
 
 /// Intervals between steps that are remembered: long enough to have seen an evaluation or a save among them.
 const INTERVALS_KEPT: usize = 32;
+/// Costs of saves that are remembered for a rank: one slow disk for a moment must not change how often it saves.
+const SAVE_COSTS_KEPT: usize = 5;
 /// Between two looks at the checkpoints of finished jobs.
 const FINISHED_EVERY_MS: Millis = 5_000;
 
@@ -58,6 +60,22 @@ impl Gathered {
     }
 }
 
+/// A proof under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Proving {
+    node: NodeId,
+    since: BootTime,
+    /// Nodes that were told before it, and are not asked any more.
+    before: u32,
+}
+
+/// The middle one, the lower of two.
+fn median(values: impl Iterator<Item = Millis>) -> Option<Millis> {
+    let mut values: Vec<Millis> = values.collect();
+    values.sort_unstable();
+    values.get(values.len().saturating_sub(1) / 2).copied()
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observations {
     pub leader_since: BootTime,
@@ -75,8 +93,10 @@ pub struct Observations {
     pub(super) requested_since: BTreeMap<AttemptId, BootTime>,
     pub(super) open_since: BTreeMap<(JobId, CheckpointSeq), BootTime>,
     pub(super) unreachable_since: BTreeMap<(GroupId, CheckpointSeq), BootTime>,
-    /// What each rank's newest save cost.
-    pub(super) save_costs: BTreeMap<(AttemptId, u32), SaveCost>,
+    /// What each rank's newest few saves cost, newest last.
+    save_costs: BTreeMap<(AttemptId, u32), VecDeque<SaveCost>>,
+    /// Who was told to read which shard back, and since when.
+    proving: BTreeMap<(JobId, CheckpointSeq, u32), Proving>,
     /// Orders that agents say they have carried out.
     done: BTreeMap<(JobId, CheckpointSeq, ShardTask), BTreeMap<u32, NodeId>>,
     /// Whether this pass looks after the checkpoints of finished jobs too: there may be many.
@@ -99,15 +119,42 @@ impl Observations {
             open_since: BTreeMap::new(),
             unreachable_since: BTreeMap::new(),
             save_costs: BTreeMap::new(),
+            proving: BTreeMap::new(),
             done: BTreeMap::new(),
             looks_at_finished: false,
             finished_looked_at: None,
         }
     }
 
-    /// What a rank's newest save cost it.
+    /// What a rank's newest save cost it. Told again with every heartbeat: the same figures are the same save.
     pub fn note_save_cost(&mut self, attempt: AttemptId, rank: u32, cost: SaveCost) {
-        self.save_costs.insert((attempt, rank), cost);
+        let costs = self.save_costs.entry((attempt, rank)).or_default();
+        if costs.back() == Some(&cost) {
+            return;
+        }
+        costs.push_back(cost);
+        if costs.len() > SAVE_COSTS_KEPT {
+            costs.pop_front();
+        }
+    }
+
+    /// What saving costs a rank, without the outliers; `None` before its first save.
+    pub(super) fn save_cost(&self, attempt: AttemptId, rank: u32) -> Option<SaveCost> {
+        let costs = self.save_costs.get(&(attempt, rank))?;
+        let stall_ms = median(costs.iter().map(|cost| cost.stall_ms))?;
+        Some(SaveCost { stall_ms, write_ms: median(costs.iter().map(|cost| cost.write_ms))? })
+    }
+
+    /// How long the node that was told to read a shard back has been at it, and how many were told before it.
+    pub(super) fn proving_for(
+        &self,
+        (job, seq): (JobId, CheckpointSeq),
+        rank: u32,
+        now: BootTime,
+    ) -> Option<(Millis, u32)> {
+        let Proving { node, since, before } = self.proving.get(&(job, seq, rank))?;
+        let done = self.done.get(&(job, seq, ShardTask::Prove)).and_then(|done| done.get(&rank));
+        (done != Some(node)).then(|| (now.since(*since), *before))
     }
 
     /// A node has carried out what it was told to do with a rank's shard. Repeated by agents until the order is gone.
@@ -231,11 +278,31 @@ impl Observations {
             (Some(checkpoint), _) => checkpoint.stored_at.is_none(),
             (None, _) => false,
         });
+        self.follow_proofs(state, now);
         let is_due = self.finished_looked_at.is_none_or(|at| now.since(at) >= FINISHED_EVERY_MS);
         self.looks_at_finished = is_due;
         if is_due {
             self.finished_looked_at = Some(now);
         }
+    }
+
+    fn follow_proofs(&mut self, state: &ClusterState, now: BootTime) {
+        let told = state.index.orders.iter().flat_map(|(node, orders)| {
+            let proofs = orders.iter().filter(|(_, _, _, task)| *task == ShardTask::Prove);
+            proofs.map(move |(job, seq, rank, _)| ((*job, *seq, *rank), node))
+        });
+        let mut proving = BTreeMap::new();
+        for (key, node) in told {
+            let known = self.proving.remove(&key);
+            let fresh = |before| Proving { node: node.clone(), since: now, before };
+            let one = match known {
+                Some(known) if known.node == *node => known,
+                Some(known) => fresh(known.before.saturating_add(1)),
+                None => fresh(0),
+            };
+            proving.insert(key, one);
+        }
+        self.proving = proving;
     }
 
     fn follow_group(&mut self, state: &ClusterState, job: &Job, group: &Group, now: BootTime) {

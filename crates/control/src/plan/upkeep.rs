@@ -16,6 +16,16 @@ const COPIES_PER_NODE_MAX: usize = 4;
 /// A node that could not make a copy is not asked again for this one so soon: its disk is full, or its way is blocked.
 const COPY_AGAIN_MS: Millis = 30_000;
 
+/// A copy that failed again and again waits longer each time, up to this: what is wrong is not a moment's trouble.
+const COPY_AGAIN_MS_MAX: Millis = 16 * 60_000;
+/// A proof that takes longer than this, and than its bytes explain, goes to another holder: the disk does not answer, or
+/// its agent fails for a reason that is no damage. Twice as long for each further one …
+const PROVE_WITHIN_MS: Millis = 120_000;
+/// … up to so many times.
+const PROVE_DOUBLINGS_MAX: u32 = 4;
+/// What a proof reads at least, beside training and other proofs.
+const PROVE_BYTES_PER_MS: u64 = 32 << 10;
+
 /// Nodes that may be given something to do, with their failure domains and the copies they make already.
 pub(super) struct Nodes<'a> {
     usable: BTreeMap<&'a NodeId, (String, usize)>,
@@ -96,16 +106,17 @@ fn target(
         .filter(|node| !node.draining)
         .map(Node::failure_domain)
         .collect();
+    let again_ms = copy_again_ms(shard);
     let failed_for = |node: &NodeId| {
         let (_, at) = shard.failed_copies.iter().find(|(failed, _)| failed == node)?;
-        Some(pass.now.wall.since(*at)).filter(|for_ms| *for_ms < COPY_AGAIN_MS)
+        Some(pass.now.wall.since(*at)).filter(|for_ms| *for_ms < again_ms)
     };
     // As many as are remembered have failed lately: the trouble is with the source, not with the next one.
     if shard.failed_copies.len() >= ShardRecord::FAILED_COPIES_MAX
         && let Some((oldest, _)) = shard.failed_copies.first()
         && let Some(for_ms) = failed_for(oldest)
     {
-        pass.plan.check_in(COPY_AGAIN_MS - for_ms);
+        pass.plan.check_in(again_ms - for_ms);
         return None;
     }
     let mut wait_ms: Option<Millis> = None;
@@ -116,7 +127,7 @@ fn target(
         }
         match failed_for(node) {
             Some(for_ms) => {
-                let left = COPY_AGAIN_MS - for_ms;
+                let left = again_ms - for_ms;
                 wait_ms = Some(wait_ms.map_or(left, |wait| wait.min(left)));
             }
             None if *copies < COPIES_PER_NODE_MAX => fits.push((*copies, (*node).clone())),
@@ -137,6 +148,13 @@ fn target(
         *copies += 1;
     }
     Some(node)
+}
+
+/// How long a node that failed is left alone: doubled with each round in which all of them failed.
+fn copy_again_ms(shard: &ShardRecord) -> Millis {
+    let nodes = u32::try_from(shard.failed_copies.len()).unwrap_or(u32::MAX).max(1);
+    let rounds = shard.copies_failed.div_ceil(nodes).saturating_sub(1);
+    COPY_AGAIN_MS.saturating_mul(1 << rounds.min(16)).min(COPY_AGAIN_MS_MAX)
 }
 
 /// Puts every rank into the object store, from its first holder, where the job's policy says so.
@@ -173,6 +191,8 @@ fn wants_proof<'a>(sealed: &[&'a Checkpoint]) -> Option<&'a Checkpoint> {
 fn prove(pass: &mut Pass<'_>, job: &Job, checkpoint: &Checkpoint) {
     let orders = missing(pass, checkpoint, ShardTask::Prove);
     order(pass, job, checkpoint, ShardTask::Prove, orders, "nothing newer was read back yet");
+    let orders = overdue(pass, job, checkpoint);
+    order(pass, job, checkpoint, ShardTask::Prove, orders, "its holder did not read it back in time");
     if pass.seen.is_done_everywhere(job.id, checkpoint, ShardTask::Prove) {
         let command =
             Command::ProveCheckpoint { job: job.id, seq: checkpoint.seq, incarnation: pass.incarnation };
@@ -193,6 +213,30 @@ fn missing(pass: &Pass<'_>, checkpoint: &Checkpoint, task: ShardTask) -> Vec<(u3
         Some((shard.rank, holder.node.clone()))
     };
     unordered.filter_map(holder).collect()
+}
+
+/// Ranks whose holder was told to read them back and did not, each with the next holder. Where there is no other one it
+/// stays with this one, whose agent tries again by itself.
+fn overdue(pass: &mut Pass<'_>, job: &Job, checkpoint: &Checkpoint) -> Vec<(u32, NodeId)> {
+    let mut orders = Vec::new();
+    for shard in &checkpoint.shards {
+        let Some(told) = shard.ordered(ShardTask::Prove) else { continue };
+        let key = (job.id, checkpoint.seq);
+        let Some((for_ms, before)) = pass.seen.proving_for(key, shard.rank, pass.now.boot) else { continue };
+        let within_ms = (PROVE_WITHIN_MS << before.min(PROVE_DOUBLINGS_MAX))
+            .saturating_add(shard.size_bytes / PROVE_BYTES_PER_MS);
+        if for_ms < within_ms {
+            pass.plan.check_in(within_ms - for_ms);
+            continue;
+        }
+        let live: Vec<&NodeId> = pass.state.live_holders(&shard.holders).map(|holder| &holder.node).collect();
+        let at = live.iter().position(|node| *node == told).unwrap_or(0);
+        let others = live.iter().cycle().skip(at + 1).take(live.len().saturating_sub(1));
+        if let Some(next) = others.copied().find(|node| !pass.seen.suspects.contains(*node)) {
+            orders.push((shard.rank, next.clone()));
+        }
+    }
+    orders
 }
 
 fn order(

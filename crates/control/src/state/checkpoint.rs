@@ -76,6 +76,13 @@ pub struct ShardRecord {
     /// Nodes that could not make a copy, and when; the newest few.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed_copies: Vec<(NodeId, WallTime)>,
+    /// Copies that failed since the last one that was made.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub copies_failed: u32,
+}
+
+fn is_zero(value: &u32) -> bool {
+    *value == 0
 }
 
 impl ShardRecord {

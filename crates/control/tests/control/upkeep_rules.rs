@@ -311,6 +311,90 @@ fn a_source_that_serves_nobody_is_not_tried_with_node_after_node_for_ever() {
 }
 
 #[test]
+fn a_proof_that_is_not_made_goes_to_another_holder_after_a_while_and_ever_later() {
+    let mut world = World::new(2);
+    let a = world.running_job("a", &json!({"workers": 1}));
+    let seq = world.sealed(a, 1, &[1, 2]);
+    assert_eq!(orders(&world.pass(), ShardTask::Prove), [(seq, 0, node(1))]);
+    world.pass();
+    world.wait(119_000);
+    assert_eq!(orders(&world.pass(), ShardTask::Prove), [], "not yet");
+    world.wait(1_000);
+    assert_eq!(orders(&world.pass(), ShardTask::Prove), [(seq, 0, node(2))], "the other one");
+    world.pass();
+    world.wait(239_000);
+    assert_eq!(orders(&world.pass(), ShardTask::Prove), [], "twice as long");
+    world.wait(1_000);
+    assert_eq!(orders(&world.pass(), ShardTask::Prove), [(seq, 0, node(1))], "and back");
+    world.pass();
+    // Who has done it is only waited for with the other ranks.
+    world.seen.note_done((JobId(1), seq), 0, ShardTask::Prove, node(1));
+    world.pass();
+    assert!(world.state.jobs[&JobId(1)].checkpoints[&seq].proven);
+}
+
+#[test]
+fn a_proof_stays_with_the_only_holder() {
+    let mut world = World::new(2);
+    let a = world.running_job("a", &json!({"workers": 1, "checkpoint": {"durability": "local"}}));
+    let seq = world.sealed(a, 1, &[1]);
+    assert_eq!(orders(&world.pass(), ShardTask::Prove), [(seq, 0, node(1))]);
+    world.pass();
+    world.wait(3_600_000);
+    assert_eq!(orders(&world.pass(), ShardTask::Prove), []);
+}
+
+#[test]
+fn copies_that_fail_round_after_round_wait_twice_as_long_each_time_up_to_a_cap() {
+    let mut world = World::new(2);
+    let a = world.running_job("a", &json!({"workers": 1, "checkpoint": {"durability": "replicated"}}));
+    let seq = world.sealed(a, 1, &[1]);
+    let mut waits = Vec::new();
+    for _ in 0..7 {
+        assert_eq!(orders(&world.pass(), ShardTask::Copy), [(seq, 0, node(2))]);
+        let reason = "no route".to_owned();
+        world.observe(2, Observation::CopyFailed { attempt: a, seq, rank: 0, reason });
+        let mut waited_s = 0;
+        while orders(&world.look(), ShardTask::Copy).is_empty() {
+            world.wait(10_000);
+            waited_s += 10;
+        }
+        waits.push(waited_s);
+    }
+    assert_eq!(waits, [30, 60, 120, 240, 480, 960, 960]);
+    // One that is made ends it.
+    world.pass();
+    held(&mut world, 2, seq, 0);
+    let shard = &world.state.jobs[&JobId(1)].checkpoints[&seq].shards[0];
+    assert_eq!((shard.copies_failed, shard.failed_copies.len()), (0, 0));
+}
+
+#[test]
+fn one_slow_save_does_not_change_how_often_a_job_saves() {
+    let mut world = World::new(2);
+    let a = world.running_job("a", &json!({}));
+    let every_s = |world: &World| {
+        world.state.group(&a.group).and_then(|group| group.interval).map(|chosen| chosen.every_ms / 1_000)
+    };
+    let save = |world: &mut World, stall_ms| {
+        // Told with every heartbeat until the next save.
+        for _ in 0..10 {
+            world.seen.note_save_cost(a, 0, SaveCost { stall_ms, write_ms: 5_000 });
+        }
+        world.pass();
+        every_s(world)
+    };
+    assert_eq!(save(&mut world, 2_000), Some(415));
+    assert_eq!(save(&mut world, 20_000), Some(415), "the disk was busy for a moment");
+    assert_eq!(save(&mut world, 2_100), Some(415));
+    for _ in 0..2 {
+        save(&mut world, 20_000);
+        save(&mut world, 20_001);
+    }
+    assert!(every_s(&world) > Some(1_000), "what stays so counts: {:?}", every_s(&world));
+}
+
+#[test]
 fn invariant_36_a_checkpoint_that_lost_a_holder_since_its_seal_justifies_retiring_none() {
     let mut world = World::new(3);
     let a =

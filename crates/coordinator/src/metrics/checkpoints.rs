@@ -114,6 +114,7 @@ mod tests {
             holders: vec![holder("n1"), holder("n2")],
             orders: vec![ShardOrder { task: ShardTask::Copy, node: node("n3") }],
             failed_copies: Vec::new(),
+            copies_failed: 0,
         };
         let mut replicas = Replicas::default();
         replicas.count(&ClusterState::default(), &shard, 2);

@@ -155,5 +155,6 @@ fn shard_record(shard: &SealedShard) -> ShardRecord {
         holders,
         orders: Vec::new(),
         failed_copies: Vec::new(),
+        copies_failed: 0,
     }
 }

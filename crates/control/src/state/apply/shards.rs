@@ -160,6 +160,7 @@ impl ClusterState {
         }
         shard.holders.push(holder);
         shard.holders.sort();
+        (shard.failed_copies, shard.copies_failed) = (Vec::new(), 0);
         cx.tell(Event::ShardCopied { job, seq, rank, node: node.clone() });
         self.raise(cx, job, seq);
     }
@@ -203,6 +204,7 @@ impl ClusterState {
                 let surplus = (shard.failed_copies.len() + 1).saturating_sub(ShardRecord::FAILED_COPIES_MAX);
                 shard.failed_copies.drain(..surplus);
                 shard.failed_copies.push((node.clone(), at));
+                shard.copies_failed = shard.copies_failed.saturating_add(1);
             }
             let reason = bounded(reason, REASON_BYTES_MAX);
             cx.tell(Event::ShardCopyFailed { job, seq, rank, node: node.clone(), reason });

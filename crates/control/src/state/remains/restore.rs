@@ -263,6 +263,7 @@ fn checkpoint(told: &Told<'_>, at: WallTime) -> Checkpoint {
         holders: holders.iter().take(HOLDERS_MAX).cloned().collect(),
         orders: Vec::new(),
         failed_copies: Vec::new(),
+        copies_failed: 0,
     };
     Checkpoint {
         seq: *seq,
