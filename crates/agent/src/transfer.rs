@@ -55,11 +55,11 @@ pub(crate) fn receive_shard(
     size_bytes: u64,
 ) -> Incoming<ShardMeta> {
     let store = store.clone();
-    Incoming::begin(move |reader| {
+    Incoming::begin(move |mut reader| {
         let failed = |err: &dyn std::error::Error| ReceiveError::Write(chain(err));
         let mut writer = store.begin(Some(size_bytes)).map_err(|err| failed(&err))?;
         // One more than announced is enough to see that it is too much.
-        io::copy(&mut reader.take(size_bytes.saturating_add(1)), &mut writer).map_err(|err| failed(&err))?;
+        writer.take_from(&mut reader, size_bytes.saturating_add(1)).map_err(|err| failed(&err))?;
         writer.finish_as(&key, root, size_bytes).map_err(|err| match err {
             WriteError::Mismatch { .. } => ReceiveError::Mismatch(err.to_string()),
             other => failed(&other),

@@ -94,15 +94,81 @@ fn left_len(count: usize) -> usize {
     count.next_power_of_two() / 2
 }
 
+/// What some bytes of a shard hash to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Subtree {
+    /// As a part of something larger.
+    pub(crate) part: [u8; 32],
+    /// As all there is; of bytes at the beginning only.
+    pub(crate) whole: Option<Digest>,
+}
+
+/// The bytes lie at `offset` in their shard, are aligned there, and are a power of two of 1 KiB chunks or the shard's last.
+pub(crate) fn subtree(offset: u64, bytes: &[u8]) -> Subtree {
+    let mut hasher = Hasher::new();
+    hasher.set_input_offset(offset);
+    hasher.update(bytes);
+    let whole = (offset == 0).then(|| Digest(*hasher.finalize().as_bytes()));
+    Subtree { part: hasher.finalize_non_root(), whole }
+}
+
+/// The hashes of a shard's pieces, put together in their order to those of its extents and its root. An extent is one piece
+/// or more, so a piece is a whole subtree of it.
+pub(crate) struct PieceTree {
+    pieces_an_extent: u64,
+    /// Of the extent that is being filled. Kept when full until more come: only the end tells what the root is.
+    pieces: Vec<[u8; 32]>,
+    extents: Vec<[u8; 32]>,
+    first: Option<Digest>,
+}
+
+impl PieceTree {
+    pub(crate) fn new(piece_bytes: u64, extent_bytes: u64) -> Self {
+        assert!(
+            is_extent_size(piece_bytes) && is_extent_size(extent_bytes) && piece_bytes <= extent_bytes,
+            "pieces and extents must be whole subtrees"
+        );
+        let pieces_an_extent = extent_bytes / piece_bytes;
+        Self { pieces_an_extent, pieces: Vec::new(), extents: Vec::new(), first: None }
+    }
+
+    pub(crate) fn push(&mut self, piece: Subtree) {
+        if self.pieces.len() as u64 == self.pieces_an_extent {
+            self.close_extent();
+        }
+        self.first = self.first.or(piece.whole);
+        self.pieces.push(piece.part);
+    }
+
+    pub(crate) fn finish(mut self) -> (Digest, Vec<[u8; 32]>) {
+        if self.extents.is_empty() {
+            let root = match (self.pieces.as_slice(), self.first) {
+                ([_], Some(whole)) => whole,
+                (pieces, _) => merge_root(pieces).expect("none, or two pieces and more"),
+            };
+            return (root, if self.pieces.is_empty() { Vec::new() } else { vec![root.0] });
+        }
+        self.close_extent();
+        (merge_root(&self.extents).expect("two extents or more"), self.extents)
+    }
+
+    fn close_extent(&mut self) {
+        self.extents.push(merge(&self.pieces).expect("an extent has a piece"));
+        self.pieces.clear();
+    }
+}
+
 /// The hash that extent `index` of `count` must have.
 pub(crate) fn extent_hash(index: u64, count: u64, extent_bytes: u64, bytes: &[u8]) -> [u8; 32] {
-    if count == 1 {
-        return *blake3::hash(bytes).as_bytes();
+    hash_of(subtree(index * extent_bytes, bytes), count)
+}
+
+/// The hash of an extent of `count`, from what its bytes hash to.
+pub(crate) fn hash_of(extent: Subtree, count: u64) -> [u8; 32] {
+    match extent.whole {
+        Some(whole) if count == 1 => whole.0,
+        _ => extent.part,
     }
-    let mut hasher = Hasher::new();
-    hasher.set_input_offset(index * extent_bytes);
-    hasher.update(bytes);
-    hasher.finalize_non_root()
 }
 
 #[cfg(test)]
@@ -123,6 +189,11 @@ mod tests {
                 let (root, extents) = hasher.finish();
                 assert_eq!(root.0, *blake3::hash(bytes).as_bytes(), "{size} bytes in pieces of {piece}");
                 assert_eq!(merge_root(&extents), Some(root));
+                let mut tree = PieceTree::new(1024, EXTENT);
+                for (index, piece) in bytes.chunks(1024).enumerate() {
+                    tree.push(subtree(index as u64 * 1024, piece));
+                }
+                assert_eq!(tree.finish(), (root, extents.clone()), "{size} bytes");
                 let count = extent_count(size as u64, EXTENT);
                 assert_eq!(extents.len() as u64, count);
                 for (index, extent) in bytes.chunks(EXTENT as usize).enumerate() {

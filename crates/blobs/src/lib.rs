@@ -10,6 +10,7 @@
 mod bundle;
 mod extent;
 mod files;
+mod hash_pool;
 pub mod manifest;
 pub mod objects;
 mod outboard;

@@ -75,12 +75,12 @@ fn an_extent_at_a_time_is_the_same_as_a_stream() {
     }
     assert_eq!(again, bytes);
     for index in [2, 0, 1] {
-        reader.seek_extent(index).expect("there");
+        reader.seek_extent(index);
         let at = (index * EXTENT) as usize;
         let wanted = &bytes[at..bytes.len().min(at + EXTENT as usize)];
         assert_eq!(reader.next_extent().expect("sound"), Some(wanted));
     }
-    reader.seek_extent(3).expect("the end");
+    reader.seek_extent(3);
     assert_eq!(reader.next_extent().expect("sound"), None);
     assert_eq!((reader.size_bytes(), reader.extent_bytes()), (10_000, EXTENT));
 }
@@ -295,6 +295,42 @@ fn a_full_disk_is_known_before_the_first_byte_and_survived_in_the_middle() {
     assert_eq!(store.free_bytes().expect("asked"), free, "nothing is left of what failed");
     store.verify(&kept.key, kept.root).expect("what was there is untouched");
     put(&store, &key(2, 0), &content(300_000));
+}
+
+#[test]
+fn a_disk_that_is_full_in_the_middle_of_many_pieces_is_an_error_that_says_so() {
+    let Some(disk) = SmallDisk::mount(24 << 20) else { return };
+    let store = ShardStore::open(disk.at.path()).expect("a store");
+    let free = store.free_bytes().expect("asked");
+    for _ in 0..2 {
+        let mut writer = store.begin(None).expect("without a hint nobody knows");
+        let written = writer.take_from(&mut io::repeat(7), 40 << 20).expect_err("must fail");
+        assert_eq!(written.kind(), io::ErrorKind::StorageFull);
+        assert!(writer.write_all(b"more").is_err(), "nothing is written behind a gap");
+        assert!(matches!(writer.finish(&key(2, 0)), Err(WriteError::Failed)));
+        assert_eq!(store.free_bytes().expect("asked"), free, "nothing is left of what failed");
+    }
+    let meta = put(&store, &key(2, 0), &content(18 << 20));
+    store.verify(&meta.key, meta.root).expect("a smaller one has room");
+}
+
+#[test]
+fn a_bad_extent_that_was_read_ahead_is_told_in_its_turn_and_read_again_when_asked_again() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = store(dir.path());
+    let bytes = content(3 * EXTENT as usize);
+    let meta = put(&store, &key(1, 0), &bytes);
+    let mut damaged = bytes.clone();
+    damaged[EXTENT as usize] ^= 1;
+    fs::write(data_path(dir.path(), &meta), &damaged).expect("damaged");
+    let mut reader = store.open_shard(&meta.key, meta.root).expect("open");
+    assert_eq!(reader.next_extent().expect("sound"), Some(&bytes[..EXTENT as usize]));
+    for _ in 0..2 {
+        assert!(matches!(reader.next_extent(), Err(ReadError::Corrupt { extent: 1 })));
+    }
+    fs::write(data_path(dir.path(), &meta), &bytes).expect("mended");
+    let second = &bytes[EXTENT as usize..2 * EXTENT as usize];
+    assert_eq!(reader.next_extent().expect("mended"), Some(second));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Unpacking what somebody else has packed: nothing in it is believed.
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
-use std::io::{self, Read};
+use std::io::{self, BufWriter, Read};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
@@ -11,6 +11,9 @@ use super::{Meter, PackError, PackLimits, PackStats, link_stays_inside};
 
 /// Archive bytes that an entry may take besides its content: header, long name, padding.
 const OVERHEAD_BYTES: u64 = 8 << 10;
+
+/// Written at a time.
+const COPY_BYTES: usize = 1 << 20;
 
 /// Unpacks into `dest`, which is made, and must be empty where it exists. Refused are paths that leave the folder (also
 /// through links), links that point out of it, hard links, devices, pipes, names that come twice, and anything beyond the
@@ -70,8 +73,12 @@ fn place(
         EntryType::Regular | EntryType::Continuous => {
             // create_new follows no link and overwrites nothing.
             let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-            let mut file = opened.map_err(|err| twice_or(&name, err))?;
-            let count = io::copy(entry, &mut file).map_err(io)?;
+            let file = opened.map_err(|err| twice_or(&name, err))?;
+            let buffer_bytes = usize::try_from(entry.size()).map_or(COPY_BYTES, |size| size.min(COPY_BYTES));
+            // `io::copy` reads straight into the buffer of its writer.
+            let mut out = BufWriter::with_capacity(buffer_bytes, file);
+            let count = io::copy(entry, &mut out).map_err(io)?;
+            let file = out.into_inner().map_err(|err| io(err.into_error()))?;
             if count != entry.size() {
                 return Err(damaged(io::ErrorKind::UnexpectedEof.into()));
             }

@@ -9,6 +9,11 @@ use tar::{Builder, EntryType, Header};
 
 use super::{Meter, PackError, PackLimits, PackStats, link_stays_inside};
 
+/// Of an archive.
+const BLOCK_BYTES: usize = 512;
+/// Copied at a time.
+const COPY_BYTES: usize = 256 << 10;
+
 /// Packs everything below `dir`.
 ///
 /// # Errors
@@ -103,23 +108,29 @@ fn append_file(
     let metadata = file.metadata().map_err(|err| io_error(name, err))?;
     meter.count(&text(name), metadata.len())?;
     let mut header = header(EntryType::Regular, &metadata, metadata.len());
-    // The header says how long the file is, so exactly that many bytes must follow.
-    let mut data = Exactly { file, left: metadata.len() };
-    builder.append_data(&mut header, name, &mut data).map_err(|err| io_error(name, err))?;
-    if data.left > 0 { Err(PackError::Changed { entry: text(name) }) } else { Ok(()) }
+    builder.append_data(&mut header, name, io::empty()).map_err(|err| io_error(name, err))?;
+    copy_exactly(file, metadata.len(), builder.get_mut(), name)
 }
 
-struct Exactly {
-    file: File,
-    left: u64,
-}
-
-impl Read for Exactly {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = Read::by_ref(&mut self.file).take(self.left).read(buffer)?;
-        self.left -= count as u64;
-        Ok(count)
+/// The header says how long the file is, so exactly that many bytes must follow, and zeros to the end of a block. In
+/// large pieces, which the archive's own writer does not do.
+fn copy_exactly(mut file: File, size_bytes: u64, out: &mut impl Write, name: &Path) -> Result<(), PackError> {
+    let mut buffer = vec![0; usize::try_from(size_bytes).map_or(COPY_BYTES, |size| size.min(COPY_BYTES))];
+    let mut left = size_bytes;
+    while left > 0 {
+        let wanted = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
+        match file.read(&mut buffer[..wanted]) {
+            Ok(0) => return Err(PackError::Changed { entry: text(name) }),
+            Ok(count) => {
+                out.write_all(&buffer[..count]).map_err(|err| io_error(name, err))?;
+                left -= count as u64;
+            }
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+            Err(err) => return Err(io_error(name, err)),
+        }
     }
+    let padding = (size_bytes.next_multiple_of(BLOCK_BYTES as u64) - size_bytes) as usize;
+    out.write_all(&[0; BLOCK_BYTES][..padding]).map_err(|err| io_error(name, err))
 }
 
 fn header(kind: EntryType, metadata: &Metadata, size_bytes: u64) -> Header {

@@ -25,7 +25,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use outlast_types::{CheckpointSeq, Digest, DiskId, IdParseError, JobId};
 use parking_lot::Mutex;
@@ -40,6 +40,7 @@ pub(crate) use key::parse_attempt;
 
 use crate::extent::EXTENT_BYTES;
 use crate::files;
+use crate::hash_pool::HashPool;
 
 /// Why a data folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +76,8 @@ struct Inner {
     index: Mutex<BTreeMap<(ShardKey, Digest), ShardMeta>>,
     /// Held while names appear or go away, so that a folder is not removed under a file that is about to come.
     layout: Mutex<()>,
+    /// Started with the first shard that is written or read.
+    hash_pool: OnceLock<Arc<HashPool>>,
     _lock: File,
 }
 
@@ -106,7 +109,9 @@ impl ShardStore {
         let (root, index, layout) = (root.to_owned(), Mutex::new(index), Mutex::new(()));
         let device =
             fs::metadata(&root).map_err(|source| OpenError::Io { root: root.clone(), source })?.dev();
-        Ok(Self { inner: Arc::new(Inner { root, disk, extent_bytes, device, index, layout, _lock: lock }) })
+        let hash_pool = OnceLock::new();
+        let inner = Inner { root, disk, extent_bytes, device, index, layout, hash_pool, _lock: lock };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     pub fn disk_id(&self) -> DiskId {
@@ -129,7 +134,8 @@ impl ShardStore {
     /// # Errors
     /// `Missing` where there is no such shard, `Corrupt` where its hashes do not make the root.
     pub fn open_shard(&self, key: &ShardKey, root: Digest) -> Result<ShardReader, ReadError> {
-        let opened = ShardReader::open(&self.data_path(key, root), &self.inner.root.join("tmp"), root);
+        let (data, tmp) = (self.data_path(key, root), self.inner.root.join("tmp"));
+        let opened = ShardReader::open(&data, &tmp, root, self.hash_pool());
         opened.map_err(|err| self.unless_unmounted(err))
     }
 
@@ -174,6 +180,10 @@ impl ShardStore {
     /// When the disk cannot be asked.
     pub fn free_bytes(&self) -> io::Result<u64> {
         free_bytes(&self.inner.root)
+    }
+
+    fn hash_pool(&self) -> Arc<HashPool> {
+        Arc::clone(self.inner.hash_pool.get_or_init(|| Arc::new(HashPool::start())))
     }
 
     /// For files that are being written; on the same disk as the shards.

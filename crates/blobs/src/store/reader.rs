@@ -1,14 +1,21 @@
 //! Reading one shard: no byte of an extent is handed out before the whole extent was verified.
+//!
+//! While one extent is hashed (in the store's pool), the next one is read; and the disk is told of the one after that.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
+use std::num::NonZeroU64;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use outlast_types::Digest;
+use rustix::fs::{Advice, fadvise};
 
 use super::with_suffix;
-use crate::extent::{EXTENT_BYTES, ExtentHasher, extent_count, extent_hash};
+use crate::extent::{EXTENT_BYTES, ExtentHasher, extent_count, hash_of};
 use crate::files;
+use crate::hash_pool::{HashPool, Pending};
 use crate::outboard::Outboard;
 
 /// What a caller does next differs: other holder and repair; other holder; try again.
@@ -38,25 +45,36 @@ impl ReadError {
     }
 }
 
-/// A shard as `io::Read`, or extent by extent. As `io::Read`, a `ReadError` is the inner error of the `io::Error`.
+/// A shard as `io::Read`, or extent by extent. As `io::Read`, a `ReadError` is the inner error of the `io::Error`. It has
+/// two extents in memory: the one that is handed out, and the one that is read ahead.
 pub struct ShardReader {
     file: File,
     outboard: Outboard,
+    pool: Arc<HashPool>,
     next: u64,
+    /// The extent `next`, if it was read ahead.
+    ahead: Option<Result<Pending, ReadError>>,
     /// The newest verified extent, and how much of it `read` has given out.
     extent: Vec<u8>,
     given: usize,
 }
 
 impl ShardReader {
-    pub(super) fn open(data: &Path, tmp: &Path, root: Digest) -> Result<Self, ReadError> {
+    pub(super) fn open(
+        data: &Path,
+        tmp: &Path,
+        root: Digest,
+        pool: Arc<HashPool>,
+    ) -> Result<Self, ReadError> {
         let file = File::open(data).map_err(|err| ReadError::from_io(err, 0))?;
         let outboard = load_outboard(data, tmp, root)?;
         let len = file.metadata().map_err(|err| ReadError::from_io(err, 0))?.len();
         if len != outboard.size_bytes {
             return Err(ReadError::Corrupt { extent: len.min(outboard.size_bytes) / outboard.extent_bytes });
         }
-        Ok(Self { file, outboard, next: 0, extent: Vec::new(), given: 0 })
+        // Best effort, as below: a file system that takes no advice reads as it likes.
+        let _ = fadvise(&file, 0, None, Advice::Sequential);
+        Ok(Self { file, outboard, pool, next: 0, ahead: None, extent: Vec::new(), given: 0 })
     }
 
     pub fn size_bytes(&self) -> u64 {
@@ -73,16 +91,13 @@ impl ShardReader {
     }
 
     /// Goes to the beginning of an extent.
-    ///
-    /// # Errors
-    /// When the disk refuses.
-    pub fn seek_extent(&mut self, index: u64) -> Result<(), ReadError> {
-        let at = index.saturating_mul(self.outboard.extent_bytes);
-        self.file.seek(SeekFrom::Start(at)).map_err(|err| ReadError::from_io(err, index))?;
-        self.next = index;
+    pub fn seek_extent(&mut self, index: u64) {
+        if index != self.next {
+            self.next = index;
+            self.ahead = None;
+        }
         self.extent.clear();
         self.given = 0;
-        Ok(())
     }
 
     /// The next extent, verified; `None` after the last. Do not mix with `read`.
@@ -90,24 +105,54 @@ impl ShardReader {
     /// # Errors
     /// The extent that is wrong; nothing of it was handed out.
     pub fn next_extent(&mut self) -> Result<Option<&[u8]>, ReadError> {
-        let Outboard { extent_bytes, size_bytes, extents, .. } = &self.outboard;
-        let Some(wanted) = usize::try_from(self.next).ok().and_then(|index| extents.get(index)) else {
-            return Ok(None);
-        };
         let index = self.next;
-        let len = (*size_bytes - index * extent_bytes).min(*extent_bytes);
+        let Some(wanted) = self.wanted(index) else { return Ok(None) };
+        let mut spare = std::mem::take(&mut self.extent);
+        self.given = 0;
+        let current = match self.ahead.take() {
+            Some(ahead) => ahead,
+            None => self.begin(index, std::mem::take(&mut spare)),
+        }?;
+        // A bad one is told when it is its turn.
+        self.ahead = self.wanted(index + 1).map(|_| self.begin(index + 1, spare));
+        let hashed = current.wait().map_err(|err| ReadError::Transient { source: io::Error::other(err) })?;
+        let count = extent_count(self.outboard.size_bytes, self.outboard.extent_bytes);
+        if hash_of(hashed.subtree, count) != wanted {
+            // Asked again, it is read again.
+            self.ahead = None;
+            return Err(ReadError::Corrupt { extent: index });
+        }
+        self.next += 1;
+        self.extent = hashed.bytes;
+        Ok(Some(&self.extent))
+    }
+
+    fn wanted(&self, index: u64) -> Option<[u8; 32]> {
+        usize::try_from(index).ok().and_then(|index| self.outboard.extents.get(index)).copied()
+    }
+
+    fn range(&self, index: u64) -> (u64, u64) {
+        let at = index.saturating_mul(self.outboard.extent_bytes);
+        (at, self.outboard.size_bytes.saturating_sub(at).min(self.outboard.extent_bytes))
+    }
+
+    /// Reads an extent and has it hashed.
+    fn begin(&self, index: u64, mut buffer: Vec<u8>) -> Result<Pending, ReadError> {
+        let (at, len) = self.range(index);
         let len =
             usize::try_from(len).map_err(|err| ReadError::Transient { source: io::Error::other(err) })?;
-        self.given = 0;
-        self.extent.resize(len, 0);
-        let read = self.file.read_exact(&mut self.extent).map_err(|err| ReadError::from_io(err, index));
-        let count = extent_count(*size_bytes, *extent_bytes);
-        if read.is_ok() && extent_hash(index, count, *extent_bytes, &self.extent) == *wanted {
-            self.next += 1;
-            return Ok(Some(&self.extent));
+        self.announce(index + 1);
+        buffer.resize(len, 0);
+        self.file.read_exact_at(&mut buffer, at).map_err(|err| ReadError::from_io(err, index))?;
+        Ok(self.pool.hash(buffer, at))
+    }
+
+    /// The disk may read it already, while what was read is used.
+    fn announce(&self, index: u64) {
+        let (at, len) = self.range(index);
+        if let Some(len) = NonZeroU64::new(len) {
+            let _ = fadvise(&self.file, at, Some(len), Advice::WillNeed);
         }
-        self.extent.clear();
-        read.and(Err(ReadError::Corrupt { extent: index }))
     }
 }
 

@@ -1,18 +1,29 @@
 //! Writing one shard: reserve, write and hash in one pass, then make it durable and give it its name.
+//!
+//! ```text
+//!  bytes ─► piece (1 MiB) ─► file ─► hash pool ─► extents, root
+//!             ▲  └── every 16 MiB the disk begins ──►┐  │
+//!             └──────────── the buffer comes back ◄──┴──┘          finish: fsync, name
+//! ```
+//! Writing, hashing and the disk go on at once. A piece is hashed from the very buffer that was written, which nobody can
+//! change in between: where the bytes came from (a slot that a worker scribbles over) is not looked at a second time.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Read, Write};
 
 use outlast_types::Digest;
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use rustix::io::Errno;
 
 use super::{ShardKey, ShardMeta, ShardStore, free_bytes, with_suffix};
-use crate::extent::ExtentHasher;
 use crate::files::{self, TmpFile};
+use crate::hash_pool::PieceHasher;
 use crate::outboard::Outboard;
 
-/// Small writes are gathered to this before they reach the disk.
-const BUFFER_BYTES: usize = 1 << 20;
+/// What is written, and hashed, at a time: the call costs nothing beside it, and it is still in the processor's cache when
+/// it is hashed.
+const PIECE_BYTES: usize = 1 << 20;
+/// The disk is told to begin after so many: or it would idle until the sync, and be waited for then.
+const BEGIN_BYTES: u64 = 16 << 20;
 
 /// Why a shard was not written. Nothing of it is left, and nothing else was touched.
 #[derive(Debug, thiserror::Error)]
@@ -42,20 +53,18 @@ pub enum WriteError {
 /// A shard being written, as `io::Write`. Dropped unfinished, it leaves nothing behind.
 pub struct ShardWriter {
     store: ShardStore,
-    out: Option<BufWriter<TmpFile>>,
-    hasher: ExtentHasher,
+    tmp: TmpFile,
+    /// Being filled, and how much of it is.
+    piece: Vec<u8>,
+    filled: usize,
+    /// How much of the piece is in the file already: only `flush` writes a part of one.
+    flushed: usize,
+    hasher: PieceHasher,
     size_bytes: u64,
+    /// Up to where the disk was told to begin.
+    begun_bytes: u64,
     /// Set by a failed write: what reached the disk is then unknown.
     has_failed: bool,
-}
-
-impl Write for TmpFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
 }
 
 impl ShardStore {
@@ -72,11 +81,17 @@ impl ShardStore {
                 Err(err) => return Err(self.classify(err.into(), size_bytes)),
             }
         }
+        let extent_bytes = self.inner.extent_bytes;
+        let piece_bytes = PIECE_BYTES.min(usize::try_from(extent_bytes).unwrap_or(PIECE_BYTES));
         Ok(ShardWriter {
             store: self.clone(),
-            out: Some(BufWriter::with_capacity(BUFFER_BYTES, tmp)),
-            hasher: ExtentHasher::new(self.inner.extent_bytes),
+            tmp,
+            piece: vec![0; piece_bytes],
+            filled: 0,
+            flushed: 0,
+            hasher: PieceHasher::new(self.hash_pool(), piece_bytes, extent_bytes),
             size_bytes: 0,
+            begun_bytes: 0,
             has_failed: false,
         })
     }
@@ -154,56 +169,199 @@ impl ShardWriter {
             return Err(WriteError::Failed);
         }
         let size_bytes = self.size_bytes;
-        let out = self.out.take().expect("only finish takes it");
-        let tmp = out.into_inner().map_err(|err| self.store.classify(err.into_error(), size_bytes))?;
-        let hasher = std::mem::replace(&mut self.hasher, ExtentHasher::new(self.store.inner.extent_bytes));
-        let (root, extents) = hasher.finish();
+        if self.filled > 0 {
+            self.piece.truncate(self.filled);
+            self.pass_on().map_err(|err| self.store.classify(err, size_bytes))?;
+        }
+        let Self { store, tmp, hasher, .. } = self;
+        let (root, extents) =
+            hasher.finish().map_err(|err| WriteError::Io { source: io::Error::other(err) })?;
         if let Some(announced) = announced.filter(|announced| *announced != (root, size_bytes)) {
             return Err(WriteError::Mismatch { announced, came: (root, size_bytes) });
         }
         // Gives back what was reserved beyond the end.
-        tmp.file.set_len(size_bytes).map_err(|err| self.store.classify(err, size_bytes))?;
+        tmp.file.set_len(size_bytes).map_err(|err| store.classify(err, size_bytes))?;
         tmp.file.sync_all().map_err(|source| match files::is_full(&source) {
-            true => self.store.classify(source, size_bytes),
+            true => store.classify(source, size_bytes),
             false => WriteError::Sync { source },
         })?;
         let mut meta = ShardMeta { key: *key, root, size_bytes, extents, sealed: false };
-        self.store.publish(tmp, &mut meta).map_err(|err| self.store.classify(err, size_bytes))?;
+        store.publish(tmp, &mut meta).map_err(|err| store.classify(err, size_bytes))?;
         Ok(meta)
+    }
+}
+
+impl ShardWriter {
+    /// Takes over what the source has, at most `size_bytes`; returns how much that was. Without the detour that `write`
+    /// makes the bytes take.
+    ///
+    /// # Errors
+    /// What the source or the disk says; the shard cannot be finished then.
+    pub fn take_from(&mut self, source: &mut impl Read, size_bytes: u64) -> io::Result<u64> {
+        let mut left = size_bytes;
+        while left > 0 {
+            self.check()?;
+            let room = self.piece.len() - self.filled;
+            let wanted = usize::try_from(left).map_or(room, |left| left.min(room));
+            let count = match source.read(&mut self.piece[self.filled..self.filled + wanted]) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
+                Err(err) => {
+                    self.has_failed = true;
+                    return Err(err);
+                }
+            };
+            left -= count as u64;
+            self.fill(count)?;
+        }
+        Ok(size_bytes - left)
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.has_failed { Err(io::Error::other(WriteError::Failed)) } else { Ok(()) }
+    }
+
+    /// So many bytes more are in the piece.
+    fn fill(&mut self, count: usize) -> io::Result<()> {
+        self.filled += count;
+        self.size_bytes += count as u64;
+        if self.filled == self.piece.len() { self.pass_on() } else { Ok(()) }
+    }
+
+    /// The piece goes to the file, then to be hashed: from here on nobody can change it.
+    fn pass_on(&mut self) -> io::Result<()> {
+        self.flush()?;
+        let piece = std::mem::take(&mut self.piece);
+        match self.hasher.push(piece) {
+            Ok(next) => self.piece = next,
+            Err(err) => {
+                self.has_failed = true;
+                return Err(io::Error::other(err));
+            }
+        }
+        (self.filled, self.flushed) = (0, 0);
+        self.begin_on_disk();
+        Ok(())
+    }
+
+    /// The kernel writes what it is told that nobody needs in memory, and waits for nothing; what is not written yet it
+    /// keeps. Only advice: what goes wrong is told by the sync.
+    fn begin_on_disk(&mut self) {
+        let begun = self.begun_bytes;
+        let count = self.size_bytes - begun;
+        if count >= BEGIN_BYTES {
+            let _ = fadvise(&self.tmp.file, begun, std::num::NonZeroU64::new(count), Advice::DontNeed);
+            self.begun_bytes = self.size_bytes;
+        }
     }
 }
 
 impl Write for ShardWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.has_failed {
-            return Err(io::Error::other(WriteError::Failed));
-        }
-        let out = self.out.as_mut().expect("only finish takes it");
-        match out.write(bytes) {
-            Ok(count) => {
-                self.hasher.update(&bytes[..count]);
-                self.size_bytes += count as u64;
-                Ok(count)
-            }
-            Err(err) => {
-                self.has_failed |= err.kind() != io::ErrorKind::Interrupted;
-                Err(err)
-            }
-        }
+        self.check()?;
+        let count = bytes.len().min(self.piece.len() - self.filled);
+        self.piece[self.filled..self.filled + count].copy_from_slice(&bytes[..count]);
+        self.fill(count)?;
+        Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        let flushed = self.out.as_mut().expect("only finish takes it").flush();
-        self.has_failed |= flushed.is_err();
-        flushed
+        self.check()?;
+        let written = self.tmp.file.write_all(&self.piece[self.flushed..self.filled]);
+        self.has_failed |= written.is_err();
+        self.flushed = self.filled;
+        written
     }
 }
 
-impl Drop for ShardWriter {
-    fn drop(&mut self) {
-        // Without this, the buffer would be written to a file that is about to be deleted.
-        if let Some(out) = self.out.take() {
-            drop(out.into_parts());
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::Arc;
+
+    use outlast_types::{CheckpointSeq, JobId};
+
+    use super::*;
+    use crate::extent::{Subtree, subtree};
+    use crate::hash_pool::HashPool;
+
+    const EXTENT: u64 = 4096;
+
+    fn dies_at_the_third(offset: u64, bytes: &[u8]) -> Subtree {
+        assert!(offset != 2 * EXTENT, "as it should");
+        subtree(offset, bytes)
+    }
+
+    fn key() -> ShardKey {
+        let attempt = "j1/0@1.1".parse().expect("valid");
+        ShardKey { job: JobId(1), attempt, seq: CheckpointSeq(1), rank: 0 }
+    }
+
+    /// A store whose hashing dies over the third extent.
+    fn store(root: &std::path::Path) -> ShardStore {
+        let store = ShardStore::open_with_extents(root, EXTENT).expect("a store");
+        let pool = Arc::new(HashPool::with(1, dies_at_the_third));
+        assert!(store.inner.hash_pool.set(pool).is_ok(), "not started yet");
+        store
+    }
+
+    #[test]
+    fn bytes_that_could_not_be_hashed_are_an_error_and_get_no_name() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let store = store(dir.path());
+        for extents in [3, 40] {
+            let mut writer = store.begin(None).expect("begun");
+            let written = writer.write_all(&vec![7; extents * EXTENT as usize]);
+            let why = match writer.finish(&key()).expect_err("never a shard") {
+                WriteError::Io { source } => source.to_string(),
+                WriteError::Failed => written.expect_err("it said so before").to_string(),
+                other => panic!("{other}"),
+            };
+            assert!(why.contains("hashing thread panicked"), "{why}");
+            assert_eq!(fs::read_dir(dir.path().join("tmp")).expect("tmp").count(), 0, "nothing is left");
         }
+        assert_eq!(store.list(), []);
+        let mut writer = store.begin(None).expect("begun");
+        writer.write_all(&[7; EXTENT as usize]).expect("written");
+        writer.finish(&key()).expect("the next shard is not concerned");
+    }
+
+    #[test]
+    fn one_that_is_given_up_in_the_middle_leaves_nothing() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let store = ShardStore::open(dir.path()).expect("a store");
+        let mut writer = store.begin(Some(64 << 20)).expect("begun");
+        writer.write_all(&vec![7; 20 << 20]).expect("written");
+        assert_eq!(fs::read_dir(dir.path().join("tmp")).expect("tmp").count(), 1);
+        drop(writer);
+        assert_eq!(fs::read_dir(dir.path().join("tmp")).expect("tmp").count(), 0);
+        assert_eq!(store.list(), []);
+    }
+
+    #[test]
+    fn a_source_that_changes_behind_us_is_hashed_as_it_was_written() {
+        /// Gives each byte once, and other bytes to whoever looks again.
+        struct Scribbled(u8);
+        impl Read for Scribbled {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                self.0 = self.0.wrapping_add(1);
+                let count = buffer.len().min(1_000);
+                buffer[..count].fill(self.0);
+                Ok(count)
+            }
+        }
+        let dir = tempfile::tempdir().expect("a folder");
+        let store = ShardStore::open_with_extents(dir.path(), EXTENT).expect("a store");
+        let mut writer = store.begin(None).expect("begun");
+        writer.write_all(b"before").expect("written");
+        assert_eq!(writer.take_from(&mut Scribbled(0), 100_000).expect("taken"), 100_000);
+        writer.flush().expect("flushed");
+        writer.write_all(b"after").expect("written");
+        let meta = writer.finish(&key()).expect("finished");
+        let bytes = fs::read(store.data_path(&meta.key, meta.root)).expect("the file");
+        assert_eq!((bytes.len(), meta.size_bytes), (100_011, 100_011));
+        assert_eq!(meta.root.0, *blake3::hash(&bytes).as_bytes());
+        store.verify(&meta.key, meta.root).expect("sound");
     }
 }
