@@ -51,6 +51,11 @@ impl Heart {
         self.last_sent.is_none_or(|last| now.since(last) >= EXTRA_BEAT_AFTER_MS)
     }
 
+    /// How long until news may go.
+    pub(crate) fn extra_in(&self, now: BootTime) -> Millis {
+        self.last_sent.map_or(0, |last| EXTRA_BEAT_AFTER_MS.saturating_sub(now.since(last)))
+    }
+
     /// To be called before the heartbeat leaves: the lease counts from here (A1). Returns its number.
     pub(crate) fn send(&mut self, now: BootTime) -> u64 {
         let seq = self.next_seq;
@@ -106,5 +111,22 @@ impl Heart {
     /// The oldest unanswered heartbeat has waited for longer than an interval (A8).
     pub(crate) fn is_unanswered(&self, now: BootTime) -> bool {
         self.lease.unanswered(now).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn news_goes_at_once_after_a_pause_and_a_burst_of_it_is_spaced() {
+        let mut heart = Heart::new(Profile::default());
+        assert!(heart.may_send_extra(BootTime(5)) && heart.extra_in(BootTime(5)) == 0);
+        heart.send(BootTime(1_000));
+        assert!(!heart.may_send_extra(BootTime(1_004)));
+        assert_eq!(heart.extra_in(BootTime(1_004)), EXTRA_BEAT_AFTER_MS - 4);
+        let later = BootTime(1_000 + EXTRA_BEAT_AFTER_MS);
+        assert!(heart.may_send_extra(later) && heart.extra_in(later) == 0);
+        assert!(!heart.is_due(later), "the regular beat has its own time");
     }
 }

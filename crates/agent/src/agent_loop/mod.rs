@@ -135,6 +135,7 @@ impl AgentLoop {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let shutdown = self.context.shutdown.clone();
         loop {
+            let news_due = self.news_due();
             tokio::select! {
                 event = events.recv() => {
                     self.keep_lease();
@@ -142,6 +143,7 @@ impl AgentLoop {
                 }
                 changed = self.receipts.changed() => self.has_news |= changed.is_ok(),
                 _ = tick.tick() => {}
+                () = news_due => {}
                 () = shutdown.cancelled() => return Ok(()),
             }
             self.measure_lag();
@@ -153,6 +155,17 @@ impl AgentLoop {
             self.finish_stopping();
             if let Some(end) = self.end.take() {
                 return end;
+            }
+        }
+    }
+
+    /// News waits for its spacing, not for the next tick: a seal waits for it.
+    fn news_due(&self) -> impl Future<Output = ()> + use<> {
+        let wait = (self.has_news && self.is_registered()).then(|| self.heart.extra_in(boot_now()).max(1));
+        async move {
+            match wait {
+                Some(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
+                None => std::future::pending().await,
             }
         }
     }
