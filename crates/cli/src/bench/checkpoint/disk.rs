@@ -8,12 +8,12 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use outlast_blobs::{ShardKey, ShardStore};
 use outlast_types::{AttemptId, CheckpointSeq};
-use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, syncfs};
 
 use super::super::figures::{Figures, quantile};
 use super::tensors::Tensors;
 
-/// What the shard store gathers small writes to.
+/// As large as the shard store's own writes.
 const BUFFER_BYTES: usize = 1 << 20;
 /// Of the log's size, roughly; enough of them for a 99th percentile.
 const PROBES: usize = 300;
@@ -34,23 +34,61 @@ pub(super) fn measure(root: &Path, tensors: &Tensors, runs: u32, figures: &mut F
     // The first files of a folder pay for its metadata.
     plain_write(&root.join("warm"), tensors)?;
     for run in 1..=runs {
-        let (plain, bare) = (root.join("plain"), root.join("bare"));
-        figures.add(PLAIN_WRITE, plain_write(&plain, tensors)?);
-        figures.add(BARE_WRITE, bare_write(root, &bare, tensors)?);
-        let key = key(run)?;
-        let (took, shard_root) = shard_write(&store, &key, tensors)?;
-        figures.add(SHARD_WRITE, took);
-        figures.add(PLAIN_READ, plain_read(&plain)?);
-        forget_all(&root.join("store"))?;
-        figures.add(SHARD_READ, verified_read(&store, &key, shard_root)?);
+        let (plain, bare, key) = (root.join("plain"), root.join("bare"), key(run)?);
+        let mut shard_root = None;
+        for write in turns([Write::Plain, Write::Shard, Write::Bare], run) {
+            settle(root)?;
+            match write {
+                Write::Plain => figures.add(PLAIN_WRITE, plain_write(&plain, tensors)?),
+                Write::Bare => figures.add(BARE_WRITE, bare_write(root, &bare, tensors)?),
+                Write::Shard => {
+                    let (took, found) = shard_write(&store, &key, tensors)?;
+                    figures.add(SHARD_WRITE, took);
+                    shard_root = Some(found);
+                }
+            }
+        }
+        let shard_root = shard_root.context("a shard is written in each run")?;
+        for verified in turns([false, true], run) {
+            if verified {
+                forget_all(&root.join("store"))?;
+                figures.add(SHARD_READ, verified_read(&store, &key, shard_root)?);
+            } else {
+                figures.add(PLAIN_READ, plain_read(&plain)?);
+            }
+        }
         figures.add(HASHING, hashing(tensors));
         store.remove(&key, shard_root).context("a shard cannot be removed")?;
         for file in [plain, bare] {
             fs::remove_file(file).context("a file cannot be removed")?;
         }
     }
+    settle(root)?;
     figures.add(SYNC_P99, sync_p99_ms(&root.join("probe"))?);
     fs::remove_dir_all(root).context("the files cannot be removed")
+}
+
+enum Write {
+    Plain,
+    Shard,
+    Bare,
+}
+
+/// Every second run the other way round, so that a disk that tires slows nobody more than the others. What stands in the
+/// middle always has the two that it is compared with beside it.
+fn turns<T, const N: usize>(mut what: [T; N], run: u32) -> [T; N] {
+    if run.is_multiple_of(2) {
+        what.reverse();
+    }
+    what
+}
+
+/// What others left to be written or thrown away is not waited for by what is measured next. And it finds memory as they
+/// did: on a virtual machine, pages that nobody had before cost many times as much as those that a file has just given back.
+fn settle(root: &Path) -> Result<()> {
+    let folder = File::open(root).context("the folder cannot be opened")?;
+    syncfs(&folder).context("the disk cannot be synced")?;
+    forget_all(root)
 }
 
 fn seconds(since: Instant) -> f64 {
@@ -189,6 +227,12 @@ pub(super) fn available_memory() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_compared_is_measured_side_by_side_and_in_either_order() {
+        assert_eq!(turns([1, 2, 3], 1), [1, 2, 3]);
+        assert_eq!(turns([1, 2, 3], 2), [3, 2, 1]);
+    }
 
     #[test]
     fn every_measurement_of_the_disk_is_made_and_nothing_is_left() {

@@ -15,7 +15,6 @@ use super::tensors::Tensors;
 /// Longer than any checkpoint stays open.
 const SEAL_LIMIT: Duration = Duration::from_secs(600);
 
-pub(super) const MEMCPY: &str = "memcpy of the same bytes, s";
 pub(super) const SEALED: &str = "replicated to a second agent and sealed after, s";
 pub(super) const SMALL_SEALED: &str = "small save: sealed after it was durable, ms";
 
@@ -23,13 +22,23 @@ pub(super) const SMALL_SEALED: &str = "small save: sealed after it was durable, 
 pub(super) struct Way {
     /// The row of the stall.
     pub(super) stall: &'static str,
+    /// The row of the copies that were made just before its saves.
+    pub(super) memcpy: &'static str,
     /// How long the worker could not train, and what was saved.
     save: fn(&Worker, u64, &Tensors) -> Result<(Duration, Saved)>,
 }
 
 pub(super) const WAYS: &[Way] = &[
-    Way { stall: "worker's stall, through shared memory, s", save: through_memory },
-    Way { stall: "worker's stall, through a folder, s", save: through_folder },
+    Way {
+        stall: "worker's stall, through shared memory, s",
+        memcpy: "memcpy of the same bytes, before shared memory, s",
+        save: through_memory,
+    },
+    Way {
+        stall: "worker's stall, through a folder, s",
+        memcpy: "memcpy of the same bytes, before a folder, s",
+        save: through_folder,
+    },
 ];
 
 #[derive(Debug, clap::Args)]
@@ -59,8 +68,10 @@ pub(in crate::bench) fn run(args: &WorkerArgs) -> Result<ExitCode> {
         worker.reserve(args.size_bytes + args.size_bytes / 64 + (1 << 20)).context("no shared memory")?;
     }
     let mut step = 0;
-    for _ in 0..args.saves {
-        for way in WAYS {
+    for save in 0..args.saves {
+        for turn in 0..WAYS.len() {
+            // In either order: what a way leaves behind meets the other one as often as itself.
+            let way = &WAYS[(turn + save as usize) % WAYS.len()];
             step += 1;
             tensors.change(step);
             let began = Instant::now();
@@ -71,7 +82,7 @@ pub(in crate::bench) fn run(args: &WorkerArgs) -> Result<ExitCode> {
             if args.small {
                 values.entry(SMALL_SEALED).or_default().push(sealed.as_secs_f64() * 1_000.0);
             } else {
-                values.entry(MEMCPY).or_default().push(copied.as_secs_f64());
+                values.entry(way.memcpy).or_default().push(copied.as_secs_f64());
                 values.entry(way.stall).or_default().push(stall.as_secs_f64());
                 values.entry(SEALED).or_default().push(sealed.as_secs_f64());
             }
