@@ -4,6 +4,7 @@ use std::io::{self, Read};
 
 use bytes::{Buf, Bytes};
 use outlast_blobs::{BundleStore, ShardKey, ShardMeta, ShardStore, WriteError};
+use outlast_failpoint::{Failpoint, hit};
 use outlast_types::Digest;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -60,10 +61,13 @@ pub(crate) fn receive_shard(
         let mut writer = store.begin(Some(size_bytes)).map_err(|err| failed(&err))?;
         // One more than announced is enough to see that it is too much.
         writer.take_from(&mut reader, size_bytes.saturating_add(1)).map_err(|err| failed(&err))?;
-        writer.finish_as(&key, root, size_bytes).map_err(|err| match err {
+        hit(Failpoint::AgentReplicateBeforeFsync).map_err(|err| failed(&err))?;
+        let received = writer.finish_as(&key, root, size_bytes).map_err(|err| match err {
             WriteError::Mismatch { .. } => ReceiveError::Mismatch(err.to_string()),
             other => failed(&other),
-        })
+        });
+        hit(Failpoint::AgentReplicateAfterFsync).map_err(|err| failed(&err))?;
+        received
     })
 }
 

@@ -6,6 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use outlast_failpoint::{Failpoint, hit};
 use outlast_proto::worker::v1::{
     BeginSaveRequest, OpenSlotsRequest, SaveStagedRequest, Slot, WaitSavedRequest,
 };
@@ -89,6 +90,8 @@ impl Worker {
     }
 
     fn copy(&self, step: u64, parts: &Parts<'_>, in_turn: bool, began: Instant) -> Result<(), SaveError> {
+        let unheard = |source| SaveError::Slot { path: PathBuf::new(), source };
+        hit(Failpoint::WorkerOpenBeforeCall).map_err(unheard)?;
         let request = BeginSaveRequest { step, size_bytes: parts.packed_bytes(), in_turn };
         let client = self.client();
         let call = move || {
@@ -117,10 +120,13 @@ impl Worker {
             return Err(io::Error::other(format!("it has {} bytes of room for {length}", slot.size_bytes)));
         }
         let file = OpenOptions::new().read(true).write(true).open(&slot.path)?;
+        hit(Failpoint::WorkerStageBeforeCopy)?;
         parts.write_at(&file, DATA_AT)?;
+        hit(Failpoint::WorkerStageBeforeMark)?;
         // Last: from here on the bytes survive this process.
         let (state, sequence, attempt) = (SlotState::Staged, slot.sequence, self.attempt());
-        SlotHeader { state, step, sequence, length, attempt }.write(&file)
+        SlotHeader { state, step, sequence, length, attempt }.write(&file)?;
+        hit(Failpoint::WorkerStageAfterMark)
     }
 
     fn give(&self, request: SaveStagedRequest) -> Result<(), CallError> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use outlast_blobs::{SealNote, ShardKey, ShardMeta, ShardStore};
 use outlast_control::state::{Checkpoint, Holder, ShardRecord};
+use outlast_failpoint::{Failpoint, hit};
 use outlast_proto::convert::parse;
 use outlast_proto::node::v1 as pb;
 use outlast_types::{CheckpointSeq, Digest, JobId};
@@ -165,7 +166,8 @@ fn carry_out(store: &ShardStore, meta: &ShardMeta, order: &Order) {
             if sealed_roots(json).get(&key.rank).is_some_and(|root| *root != meta.root) {
                 return;
             }
-            let marked = SealNote::new(meta.root, json).map_err(|err| err.to_string());
+            let passed = hit(Failpoint::AgentSealBeforeNote).map_err(|err| err.to_string());
+            let marked = passed.and_then(|()| SealNote::new(meta.root, json).map_err(|err| err.to_string()));
             let marked = marked.and_then(|note| store.mark_sealed(key, &note).map_err(|err| err.to_string()));
             if let Err(reason) = marked {
                 tracing::warn!(job = %key.job, checkpoint = %key.seq, rank = key.rank, reason, "the seal is not beside its shard yet");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outlast_blobs::{ReadError, ShardKey, pack};
+use outlast_failpoint::{Failpoint, hit};
 use tokio::time::Instant;
 
 use super::folder::WorkerDir;
@@ -116,9 +117,12 @@ async fn unpack_own(
     let (store, root, target) = (context.shards.clone(), from.root, dir.restore());
     blocking(move || {
         super::folder::remove_dir(&target).map_err(|err| Unusable::Local(err.to_string()))?;
+        let failed = |err: std::io::Error| Unusable::Transient(err.to_string());
+        hit(Failpoint::AgentRestoreBeforeRead).map_err(failed)?;
         let shard = store.open_shard(&key, root).map_err(|err| classify(&err))?;
         // Every extent is verified before one byte of it gets here; what was unpacked before a bad one is removed above.
-        pack::unpack(shard, &target, pack::PackLimits::CHECKPOINT).map(drop).map_err(|err| unpacked(&err))
+        pack::unpack(shard, &target, pack::PackLimits::CHECKPOINT).map_err(|err| unpacked(&err))?;
+        hit(Failpoint::AgentRestoreUnpacked).map_err(failed)
     })
     .await
 }

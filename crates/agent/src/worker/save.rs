@@ -16,6 +16,8 @@ use std::time::Duration;
 use outlast_blobs::pack::{self, PackLimits};
 use outlast_blobs::{ShardKey, ShardMeta, ShardStore, ShardWriter, WriteError};
 use outlast_control::plan::SaveCost;
+use outlast_control::state::Holder;
+use outlast_failpoint::{Failpoint, reach};
 use outlast_process::boot_now;
 use outlast_proto::node::v1 as node_pb;
 use outlast_proto::status::Failure;
@@ -25,7 +27,7 @@ use tokio::time::Instant;
 
 use super::handle::WorkerHandle;
 use super::slots::SlotError;
-use crate::assigned::WorkerKey;
+use crate::assigned::{Peer, WorkerKey};
 use crate::checkpoints::{Fate, Part};
 use crate::context::{Context, blocking};
 use crate::metrics::Phase;
@@ -229,8 +231,11 @@ async fn open_once(context: &Arc<Context>, handle: &WorkerHandle, what: Wanted) 
         cluster_id: context.cluster_text(),
         in_turn: what.in_turn,
     };
+    let failed = |err: io::Error| SaveError::Write(err.to_string());
+    reach(Failpoint::AgentOpenBeforePropose).await.map_err(failed)?;
     let opening = context.coordinators.open_checkpoint(request, OPEN_WITHIN);
     let opened = context.shutdown.run_until_cancelled(opening).await.ok_or(SaveError::Stopping)?;
+    reach(Failpoint::AgentOpenAfterAnswer).await.map_err(failed)?;
     match opened {
         Err(failure @ Failure::Conflict { .. }) => {
             let store = context.shards.clone();
@@ -315,7 +320,7 @@ async fn copy(context: &Arc<Context>, handle: &WorkerHandle, part: Part, meta: &
             if holders.iter().any(|holder| holder.node.as_str() == peer.node) {
                 continue;
             }
-            match client::put_shard(context, &peer, meta).await {
+            match put(context, &peer, meta).await {
                 Ok(holder) => holders.push(holder),
                 Err(err) => {
                     tracing::warn!(attempt = %part.attempt, rank = part.rank, checkpoint = %part.seq, peer = %peer.node, error = %err, "no copy on this peer");
@@ -333,4 +338,12 @@ async fn copy(context: &Arc<Context>, handle: &WorkerHandle, part: Part, meta: &
         tokio::time::sleep((Duration::from_millis(500) * 2u32.saturating_pow(round)).min(ROUND_WAIT_MAX))
             .await;
     }
+}
+
+async fn put(context: &Arc<Context>, peer: &Peer, meta: &ShardMeta) -> Result<Holder, Failure> {
+    let failed = |err: io::Error| Failure::Fatal { reason: err.to_string() };
+    reach(Failpoint::AgentReplicateSend).await.map_err(failed)?;
+    let holder = client::put_shard(context, peer, meta).await?;
+    reach(Failpoint::AgentReplicateSent).await.map_err(failed)?;
+    Ok(holder)
 }

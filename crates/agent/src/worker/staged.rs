@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use outlast_blobs::ShardKey;
 use outlast_control::plan::SaveCost;
+use outlast_failpoint::{Failpoint, reach};
 use outlast_process::boot_now;
 use outlast_proto::status::Failure;
 use outlast_staging::{Note, SlotState};
@@ -305,6 +306,8 @@ impl Save {
         let Self { context, handle, .. } = self;
         let part = part(handle, seq);
         context.checkpoints.staged(part);
+        let failed = |err: std::io::Error| SaveError::Write(err.to_string());
+        reach(Failpoint::AgentStageTaken).await.map_err(failed)?;
         let _turn = handle.save_turn.lock().await;
         let job = part.attempt.group.job;
         if let Some(Fate::Over(why)) = context.checkpoints.fate(job, seq) {

@@ -4,6 +4,7 @@
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use object_store::{Attributes, PutMode};
+use outlast_failpoint::{Failpoint, reach};
 
 use super::commit::CommitRecord;
 use super::keys::{COMMIT, MANIFEST};
@@ -71,9 +72,12 @@ impl ObjectTier {
             true => Ok(()),
             false => Err(("is of another checkpoint, or damaged".to_owned(), None)),
         };
+        pass(Failpoint::AgentPublishBeforeManifest).await?;
         self.create(&folder.clone().join(MANIFEST), bytes.clone(), is_ours).await?;
         let is_ours = |there: &[u8]| is_same_commit(there, record);
+        pass(Failpoint::AgentPublishBeforeCommit).await?;
         self.create(&folder.join(COMMIT), record.encode(), is_ours).await?;
+        pass(Failpoint::AgentPublishAfterCommit).await?;
         Ok(Published::Committed)
     }
 
@@ -122,6 +126,16 @@ impl ObjectTier {
             }
         }
     }
+}
+
+/// A failpoint that fails is a store that did not answer.
+pub(super) async fn pass(at: Failpoint) -> Result<(), RequestError> {
+    let unanswered = |source: std::io::Error| RequestError::Transient {
+        what: format!("pass {}", at.name()),
+        tries: 1,
+        source: source.into(),
+    };
+    reach(at).await.map_err(unanswered)
 }
 
 pub(super) fn shard_key(manifest: &Manifest, shard: &ManifestShard) -> ShardKey {

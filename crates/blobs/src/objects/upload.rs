@@ -14,11 +14,13 @@ use futures::{StreamExt, TryStreamExt, stream};
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
 use object_store::{Attribute, Attributes, PutMode, PutMultipartOptions, PutPayload};
+use outlast_failpoint::Failpoint;
 use outlast_types::Digest;
 use parking_lot::Mutex;
 
 use super::ObjectTier;
 use super::note::{NotePlace, UploadNote};
+use super::publish::pass;
 use super::request::RequestError;
 use crate::store::{ReadError, ShardMeta, ShardReader, ShardStore};
 use crate::{ShardKey, extent::extent_count};
@@ -180,6 +182,7 @@ impl<'a> Upload<'a> {
     }
 
     async fn send(&self, parts_sent: &mut u64) -> Result<(), PutError> {
+        pass(Failpoint::AgentPublishBeforeData).await?;
         let outboard = {
             let reader = self.reader.lock();
             let has_many = extent_count(self.size_bytes, reader.extent_bytes()) > 1;

@@ -27,6 +27,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use outlast_failpoint::{Failpoint, hit};
 use outlast_types::{CheckpointSeq, Digest, DiskId, IdParseError, JobId};
 use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock, statvfs};
@@ -156,8 +157,10 @@ impl ShardStore {
     pub fn remove(&self, key: &ShardKey, root: Digest) -> io::Result<bool> {
         let data = self.data_path(key, root);
         let _layout = self.inner.layout.lock();
+        hit(Failpoint::AgentRetireBeforeUnlink)?;
         // The bytes first: hashes without bytes are nothing, bytes without hashes would have to be hashed again.
         let was_there = files::remove_if_there(&data)?;
+        hit(Failpoint::AgentRetireAfterUnlink)?;
         files::remove_if_there(&with_suffix(&data, "ext"))?;
         files::remove_if_there(&with_suffix(&data, "seal"))?;
         files::remove_if_there(&with_suffix(&data, "bad"))?;

@@ -10,6 +10,7 @@
 
 use std::io::{self, Read, Write};
 
+use outlast_failpoint::{Failpoint, hit};
 use outlast_types::Digest;
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use rustix::io::Errno;
@@ -74,6 +75,7 @@ impl ShardStore {
     /// `Full` where the hint does not fit.
     pub fn begin(&self, size_hint: Option<u64>) -> Result<ShardWriter, WriteError> {
         let tmp = self.tmp_file().map_err(|err| self.classify(err, 0))?;
+        hit(Failpoint::AgentWriteReserve).map_err(|err| self.classify(err, 0))?;
         if let Some(size_bytes) = size_hint.filter(|size| *size > 0) {
             match fallocate(&tmp.file, FallocateFlags::KEEP_SIZE, 0, size_bytes) {
                 // A file system that cannot reserve tells of a full disk later.
@@ -131,6 +133,7 @@ impl ShardStore {
         files::create_dir_durable(folder)?;
         files::write_durable(&self.inner.root.join("tmp"), &with_suffix(&data, "ext"), &outboard.encode())?;
         tmp.place(&data)?;
+        hit(Failpoint::AgentWriteAfterRename)?;
         files::remove_if_there(&with_suffix(&data, "bad"))?;
         files::sync_dir(folder)?;
         meta.sealed = with_suffix(&data, "seal").exists();
@@ -181,7 +184,8 @@ impl ShardWriter {
         }
         // Gives back what was reserved beyond the end.
         tmp.file.set_len(size_bytes).map_err(|err| store.classify(err, size_bytes))?;
-        tmp.file.sync_all().map_err(|source| match files::is_full(&source) {
+        let synced = hit(Failpoint::AgentWriteBeforeFsync).and_then(|()| tmp.file.sync_all());
+        synced.map_err(|source| match files::is_full(&source) {
             true => store.classify(source, size_bytes),
             false => WriteError::Sync { source },
         })?;
@@ -224,6 +228,10 @@ impl ShardWriter {
 
     /// So many bytes more are in the piece.
     fn fill(&mut self, count: usize) -> io::Result<()> {
+        if let Err(err) = hit(Failpoint::AgentWriteMiddle) {
+            self.has_failed = true;
+            return Err(err);
+        }
         self.filled += count;
         self.size_bytes += count as u64;
         if self.filled == self.piece.len() { self.pass_on() } else { Ok(()) }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use outlast_control::plan::{Now, Observations, Plan, plan};
 use outlast_control::state::{Command, Envelope, Incarnation, Refusal, Response};
+use outlast_failpoint::{Failpoint, reach};
 use outlast_proto::FieldError;
 use outlast_proto::convert::{ReportedDone, ReportedProgress, ReportedReceipt};
 use outlast_proto::node::v1::{Progress, Receipt, ShardDone};
@@ -216,9 +217,17 @@ impl PlannerLoop {
 /// Whether the command was applied, by the deadline.
 async fn propose(member: Arc<Member>, command: Command, cause: Option<String>) -> bool {
     let what = name_of(&command);
+    let (before, after) = failpoints(&command);
     let envelope =
         Envelope { request: None, actor: Actor::System, source: None, cause, at: wall_now(), command };
-    match member.propose_here(envelope, PROPOSE_DEADLINE).await {
+    if !pass(before).await {
+        return false;
+    }
+    let decided = member.propose_here(envelope, PROPOSE_DEADLINE).await;
+    if !pass(after).await {
+        return false;
+    }
+    match decided {
         Ok(decided) => match decided.response {
             Response::Refused(refusal @ (Refusal::Conflict { .. } | Refusal::NotFound { .. })) => {
                 tracing::debug!(what, %refusal, "the state had moved on; planned anew");
@@ -237,6 +246,25 @@ async fn propose(member: Arc<Member>, command: Command, cause: Option<String>) -
             tracing::warn!(what, %failure, "a planned command was not applied; planned anew");
             false
         }
+    }
+}
+
+/// Those before and after the commands that decide over bytes.
+fn failpoints(command: &Command) -> (Option<Failpoint>, Option<Failpoint>) {
+    match command {
+        Command::SealCheckpoint { .. } => {
+            (Some(Failpoint::LeaderSealBeforePropose), Some(Failpoint::LeaderSealAfterCommit))
+        }
+        Command::RetireCheckpoint { .. } => (Some(Failpoint::LeaderRetireBeforePropose), None),
+        _ => (None, None),
+    }
+}
+
+/// Whether to go on.
+async fn pass(at: Option<Failpoint>) -> bool {
+    match at {
+        Some(at) => reach(at).await.is_ok(),
+        None => true,
     }
 }
 

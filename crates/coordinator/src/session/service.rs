@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::Stream;
 use outlast_control::state::{Command, Response as Applied};
+use outlast_failpoint::{Failpoint, reach};
 use outlast_proto::FieldError;
 use outlast_proto::convert::parse;
 use outlast_proto::node::v1::node_service_server::NodeService;
@@ -84,6 +85,8 @@ impl NodeHandler {
         let command = Command::OpenCheckpoint { attempt, step: request.step, in_turn: request.in_turn };
         let decided =
             member.change(envelope(Actor::Agent(node), source, None, command), WRITE_DEADLINE).await?;
+        let unanswered = |err: std::io::Error| Failure::Fatal { reason: err.to_string() };
+        reach(Failpoint::LeaderOpenBeforeReply).await.map_err(unanswered)?;
         match decided.response {
             Applied::CheckpointOpened(seq) => {
                 Ok(OpenCheckpointResponse { checkpoint: seq.to_string(), skipped: false })
