@@ -210,6 +210,72 @@ fn bytes_before_a_bad_extent_are_good_and_nothing_of_it_is_given() {
     assert!(matches!(other, Err(ReadError::Missing)));
 }
 
+/// Beside the bytes of a shard.
+fn beside(data: &Path, suffix: &str) -> PathBuf {
+    PathBuf::from(format!("{}.{suffix}", data.display()))
+}
+
+#[test]
+fn what_a_crash_in_a_write_or_a_removal_left_is_gone_after_a_start() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let first = store(dir.path());
+    let (half_removed, whole) = (put(&first, &key(1, 0), b"one"), put(&first, &key(2, 0), b"two"));
+    for meta in [&half_removed, &whole] {
+        first.mark_sealed(&meta.key, &SealNote::new(meta.root, "{}").expect("JSON")).expect("sealed");
+        first.mark_stored(&meta.key, meta.root).expect("noted");
+    }
+    drop(first);
+    let data = data_path(dir.path(), &half_removed);
+    fs::remove_file(&data).expect("the first step of a removal");
+    let unnamed = ShardMeta { key: key(3, 0), ..half_removed };
+    fs::create_dir_all(data_path(dir.path(), &unnamed).parent().expect("a folder")).expect("made");
+    fs::write(beside(&data_path(dir.path(), &unnamed), "ext"), b"hashes")
+        .expect("the last but one of a write");
+    let second = store(dir.path());
+    assert_eq!(second.list(), [ShardMeta { sealed: true, ..whole.clone() }]);
+    assert!(!data.parent().expect("a folder").exists(), "nothing is left of it");
+    assert!(!data_path(dir.path(), &unnamed).parent().expect("a folder").exists());
+    assert!(beside(&data_path(dir.path(), &whole), "stored").exists(), "the other one is untouched");
+}
+
+#[test]
+fn what_went_bad_is_known_after_a_start_and_goes_when_its_checkpoint_does() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let first = store(dir.path());
+    let (rotten, torn) = (put(&first, &key(1, 0), &content(9_000)), put(&first, &key(1, 1), &content(9_000)));
+    first.set_aside(&rotten.key, rotten.root).expect("set aside");
+    assert_eq!(first.aside(), [(rotten.key, rotten.root)]);
+    fs::write(data_path(dir.path(), &torn), b"short").expect("cut");
+    drop(first);
+    let second = store(dir.path());
+    assert_eq!((second.list(), second.aside().len()), (Vec::new(), 2), "neither is a shard, both are known");
+    assert!(beside(&data_path(dir.path(), &rotten), "bad").exists(), "evidence");
+    for (key, root) in second.aside() {
+        second.remove(&key, root).expect("removed");
+    }
+    assert_eq!(fs::read_dir(dir.path().join("blobs")).expect("blobs").count(), 0);
+}
+
+#[test]
+fn a_seal_with_a_flipped_bit_is_refused_or_says_the_very_same() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = store(dir.path());
+    let meta = put(&store, &key(1, 0), b"bytes");
+    let note = SealNote::new(meta.root, r#"{"checkpoint": {"step": 40}}"#).expect("JSON");
+    store.mark_sealed(&meta.key, &note).expect("sealed");
+    let path = beside(&data_path(dir.path(), &meta), "seal");
+    let sound = fs::read(&path).expect("a note");
+    for bit in 0..sound.len() * 8 {
+        let mut flipped = sound.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        fs::write(&path, &flipped).expect("damaged");
+        let read = store.seal_of(&meta.key, meta.root);
+        // A flip in the name of the sum, or in the case of a hex digit, changes nothing that is said.
+        let is_right = read.as_ref().is_ok_and(|read| *read == note);
+        assert!(is_right || matches!(read, Err(ReadError::Corrupt { .. })), "bit {bit}: {read:?}");
+    }
+}
+
 #[test]
 fn removal_is_exact_and_can_be_repeated() {
     let dir = tempfile::tempdir().expect("a folder");

@@ -53,6 +53,8 @@ pub enum PutError {
         #[source]
         source: std::io::Error,
     },
+    #[error("the upload was ended: nobody wants it any more")]
+    Stopped,
     #[error("the store took {path} {ROUNDS_MAX} times and does not have it with {size_bytes} bytes")]
     NotKept { path: String, size_bytes: u64 },
 }
@@ -67,6 +69,7 @@ struct Upload<'a> {
     note: NotePlace,
     reader: Arc<Mutex<ShardReader>>,
     part_bytes: u64,
+    is_wanted: &'a (dyn Fn() -> bool + Send + Sync),
 }
 
 impl ObjectTier {
@@ -76,7 +79,21 @@ impl ObjectTier {
     /// # Errors
     /// See `PutError`.
     pub async fn put_shard(&self, store: &ShardStore, shard: &ShardMeta) -> Result<PutReport, PutError> {
-        let upload = Upload::open(self, store, shard).await?;
+        self.put_shard_while(store, shard, &|| true).await
+    }
+
+    /// Like `put_shard`, and ends between two requests as soon as `is_wanted` says no. Of an upload in parts
+    /// nothing can be seen then, now or later.
+    ///
+    /// # Errors
+    /// `Stopped`, or see `PutError`.
+    pub async fn put_shard_while(
+        &self,
+        store: &ShardStore,
+        shard: &ShardMeta,
+        is_wanted: &(dyn Fn() -> bool + Send + Sync),
+    ) -> Result<PutReport, PutError> {
+        let upload = Upload::open(self, store, shard, is_wanted).await?;
         let mut report = PutReport { parts: upload.part_count().max(1), parts_sent: 0 };
         for _ in 0..ROUNDS_MAX {
             if upload.is_there().await? {
@@ -128,7 +145,12 @@ impl ObjectTier {
 }
 
 impl<'a> Upload<'a> {
-    async fn open(tier: &'a ObjectTier, store: &ShardStore, shard: &ShardMeta) -> Result<Self, PutError> {
+    async fn open(
+        tier: &'a ObjectTier,
+        store: &ShardStore,
+        shard: &ShardMeta,
+        is_wanted: &'a (dyn Fn() -> bool + Send + Sync),
+    ) -> Result<Self, PutError> {
         let note = NotePlace { store: store.clone(), key: shard.key, root: shard.root };
         let opened = blocking({
             let note = note.clone();
@@ -146,7 +168,12 @@ impl<'a> Upload<'a> {
             note,
             part_bytes: tier.limits.part_bytes(size_bytes, reader.extent_bytes()),
             reader: Arc::new(Mutex::new(reader)),
+            is_wanted,
         })
+    }
+
+    fn check_wanted(&self) -> Result<(), PutError> {
+        if (self.is_wanted)() { Ok(()) } else { Err(PutError::Stopped) }
     }
 
     fn part_count(&self) -> u64 {
@@ -274,6 +301,7 @@ impl<'a> Upload<'a> {
     }
 
     async fn complete(&self, store: &dyn MultipartStore, note: &UploadNote) -> Result<(), PutError> {
+        self.check_wanted()?;
         let (what, id) = (format!("complete the upload of {}", self.path), &note.upload_id);
         let parts: Vec<PartId> =
             note.parts.values().map(|name| PartId { content_id: name.clone() }).collect();
@@ -316,6 +344,7 @@ impl<'a> Upload<'a> {
         &self,
         part: u64,
     ) -> Result<(PutPayload, tokio::sync::OwnedSemaphorePermit), PutError> {
+        self.check_wanted()?;
         let (at, reader) = (part * self.part_bytes, self.reader.clone());
         let bytes = self.part_bytes.min(self.size_bytes - at);
         let pool = self.tier.uploading.clone();

@@ -16,11 +16,12 @@
 
 mod key;
 mod reader;
+mod scan;
 mod scrub;
 mod seal;
 mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -75,6 +76,8 @@ struct Inner {
     /// The file system that the folder was opened on.
     device: u64,
     index: Mutex<BTreeMap<(ShardKey, Digest), ShardMeta>>,
+    /// Bytes that went bad: no shards, and still to be removed when the log says so.
+    aside: Mutex<BTreeSet<(ShardKey, Digest)>>,
     /// Held while names appear or go away, so that a folder is not removed under a file that is about to come.
     layout: Mutex<()>,
     /// Started with the first shard that is written or read.
@@ -106,12 +109,13 @@ impl ShardStore {
         files::create_dir_durable(&root.join("blobs")).map_err(io)?;
         files::empty_dir(&tmp).map_err(io)?;
         let disk = disk_id(root, &tmp)?;
-        let index = scan(&root.join("blobs"), &tmp).map_err(io)?;
-        let (root, index, layout) = (root.to_owned(), Mutex::new(index), Mutex::new(()));
+        let scan::Found { index, aside } = scan::scan(&root.join("blobs"), &tmp).map_err(io)?;
+        let (root, layout) = (root.to_owned(), Mutex::new(()));
+        let (index, aside) = (Mutex::new(index), Mutex::new(aside));
         let device =
             fs::metadata(&root).map_err(|source| OpenError::Io { root: root.clone(), source })?.dev();
         let hash_pool = OnceLock::new();
-        let inner = Inner { root, disk, extent_bytes, device, index, layout, hash_pool, _lock: lock };
+        let inner = Inner { root, disk, extent_bytes, device, index, aside, layout, hash_pool, _lock: lock };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -122,6 +126,11 @@ impl ShardStore {
     /// Every whole shard, by key.
     pub fn list(&self) -> Vec<ShardMeta> {
         self.inner.index.lock().values().cloned().collect()
+    }
+
+    /// Shards that were set aside, by key: of no use but as evidence.
+    pub fn aside(&self) -> Vec<(ShardKey, Digest)> {
+        self.inner.aside.lock().iter().copied().collect()
     }
 
     /// One rank's shard of a checkpoint; the sealed one where a rank was written twice with different bytes.
@@ -161,13 +170,13 @@ impl ShardStore {
         // The bytes first: hashes without bytes are nothing, bytes without hashes would have to be hashed again.
         let was_there = files::remove_if_there(&data)?;
         hit(Failpoint::AgentRetireAfterUnlink)?;
-        files::remove_if_there(&with_suffix(&data, "ext"))?;
-        files::remove_if_there(&with_suffix(&data, "seal"))?;
-        files::remove_if_there(&with_suffix(&data, "bad"))?;
-        files::remove_if_there(&with_suffix(&data, "upload"))?;
-        files::remove_if_there(&with_suffix(&data, "stored"))?;
+        let mut had_any = was_there;
+        for suffix in COMPANIONS {
+            had_any |= files::remove_if_there(&with_suffix(&data, suffix))?;
+        }
         self.inner.index.lock().remove(&(*key, root));
-        if was_there {
+        self.inner.aside.lock().remove(&(*key, root));
+        if had_any {
             let folder = data.parent().expect("a shard lies in a folder");
             files::sync_dir(folder)?;
             // Not empty while other ranks are there, and that is fine.
@@ -203,6 +212,9 @@ fn free_bytes(root: &Path) -> io::Result<u64> {
     let disk = statvfs(root)?;
     Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
+
+/// What may lie beside a shard's bytes.
+const COMPANIONS: [&str; 5] = ["ext", "seal", "bad", "upload", "stored"];
 
 pub(crate) fn with_suffix(data: &Path, suffix: &str) -> PathBuf {
     let mut name = data.as_os_str().to_owned();
@@ -243,45 +255,4 @@ fn disk_id(root: &Path, tmp: &Path) -> Result<DiskId, OpenError> {
         }
         Err(err) => Err(io(err)),
     }
-}
-
-/// Walks `blobs/ATTEMPT/SEQ/RANK-ROOT`. What does not look like ours is left alone. Lost extent hashes are made again from
-/// the bytes, which takes the time to read them; a shard whose bytes are damaged is kept but not counted.
-fn scan(blobs: &Path, tmp: &Path) -> io::Result<BTreeMap<(ShardKey, Digest), ShardMeta>> {
-    let mut index = BTreeMap::new();
-    for attempt in fs::read_dir(blobs)? {
-        let attempt = attempt?;
-        let Some(attempt_id) = attempt.file_name().to_str().and_then(key::parse_attempt) else { continue };
-        for seq in fs::read_dir(attempt.path())? {
-            let seq = seq?;
-            let Some(number) = seq.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            for file in fs::read_dir(seq.path())? {
-                let file = file?;
-                let Some((rank, root)) = file.file_name().to_str().and_then(key::parse_file) else {
-                    continue;
-                };
-                let key = ShardKey { job: attempt_id.group.job, attempt: attempt_id, seq: number, rank };
-                match meta(&file.path(), tmp, key, root) {
-                    Some(meta) => drop(index.insert((key, root), meta)),
-                    None => {
-                        tracing::warn!(path = %file.path().display(), "a shard is damaged; kept, but not counted")
-                    }
-                }
-            }
-        }
-    }
-    Ok(index)
-}
-
-fn meta(data: &Path, tmp: &Path, key: ShardKey, root: Digest) -> Option<ShardMeta> {
-    let outboard = reader::load_outboard(data, tmp, root).ok()?;
-    let is_whole = fs::metadata(data).is_ok_and(|meta| meta.is_file() && meta.len() == outboard.size_bytes);
-    let sealed = with_suffix(data, "seal").exists();
-    is_whole.then_some(ShardMeta {
-        key,
-        root,
-        size_bytes: outboard.size_bytes,
-        extents: outboard.extents,
-        sealed,
-    })
 }

@@ -96,6 +96,10 @@ impl ShardStore {
         let _layout = self.inner.layout.lock();
         self.inner.index.lock().remove(&(*key, root));
         files::remove_if_there(&with_suffix(&data, "ext"))?;
+        // A seal without bytes is still a name to be removed with the checkpoint.
+        if with_suffix(&data, "seal").exists() || data.exists() {
+            self.inner.aside.lock().insert((*key, root));
+        }
         match fs::rename(&data, with_suffix(&data, "bad")) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(err) => Err(err),

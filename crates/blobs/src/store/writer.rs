@@ -133,11 +133,21 @@ impl ShardStore {
         files::create_dir_durable(folder)?;
         files::write_durable(&self.inner.root.join("tmp"), &with_suffix(&data, "ext"), &outboard.encode())?;
         tmp.place(&data)?;
-        hit(Failpoint::AgentWriteAfterRename)?;
-        files::remove_if_there(&with_suffix(&data, "bad"))?;
-        files::sync_dir(folder)?;
+        let placed = hit(Failpoint::AgentWriteAfterRename)
+            .and_then(|()| files::remove_if_there(&with_suffix(&data, "bad")))
+            .and_then(|_| files::sync_dir(folder));
+        let shard = (meta.key, meta.root);
+        if let Err(err) = placed {
+            // A name that nobody knows of would stay for ever. The same shard, written earlier, is known.
+            if !self.inner.index.lock().contains_key(&shard) {
+                let _ = files::remove_if_there(&data);
+                let _ = files::remove_if_there(&with_suffix(&data, "ext"));
+            }
+            return Err(err);
+        }
         meta.sealed = with_suffix(&data, "seal").exists();
-        self.inner.index.lock().insert((meta.key, meta.root), meta.clone());
+        self.inner.index.lock().insert(shard, meta.clone());
+        self.inner.aside.lock().remove(&shard);
         Ok(())
     }
 }
