@@ -128,6 +128,10 @@ fn plan_upkeep(pass: &mut Pass<'_>) {
     let (active, finished) = (state.active_jobs(), state.jobs.values().filter(|job| job.state.is_final()));
     let finished = finished.filter(|_| pass.seen.looks_at_finished);
     for job in active.chain(finished) {
+        if job.state.is_final() {
+            // Its last proof may come after its end, and only then may what is older go.
+            retention::retire(pass, job);
+        }
         if pass.plan.commands.len() >= COMMANDS_MAX {
             return pass.plan.check_in(AGAIN_MS);
         }

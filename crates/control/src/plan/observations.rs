@@ -273,10 +273,13 @@ impl Observations {
             let checkpoint = state.jobs.get(job).and_then(|job| job.checkpoints.get(seq));
             checkpoint.filter(|checkpoint| checkpoint.is_sealed())
         };
-        self.done.retain(|(job, seq, task), _| match (sealed(job, seq), task) {
-            (Some(checkpoint), ShardTask::Prove) => !checkpoint.proven,
-            (Some(checkpoint), _) => checkpoint.stored_at.is_none(),
-            (None, _) => false,
+        // With the order goes its end: the same node may be told again, after it lost its copy and made another.
+        self.done.retain(|(job, seq, task), ranks| {
+            let Some(checkpoint) = sealed(job, seq) else { return false };
+            ranks.retain(|rank, node| {
+                checkpoint.shard(*rank).is_some_and(|shard| shard.ordered(*task) == Some(node))
+            });
+            !ranks.is_empty()
         });
         self.follow_proofs(state, now);
         let is_due = self.finished_looked_at.is_none_or(|at| now.since(at) >= FINISHED_EVERY_MS);

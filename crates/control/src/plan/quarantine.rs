@@ -49,7 +49,9 @@ pub(super) fn plan(pass: &mut Pass<'_>) {
             found.infrastructure.len(),
             jobs.join(", ")
         );
-        pass.plan.push(Command::QuarantineNode { node, reason: reason.clone() }, Some(reason));
+        let command =
+            Command::QuarantineNode { node, reason: reason.clone(), incarnation: Some(pass.incarnation) };
+        pass.plan.push(command, Some(reason));
     }
 }
 

@@ -14,6 +14,8 @@ use crate::state::{
 
 /// How long a Stopping attempt is kept for what is nearly sealed (`salvage_wait` of the checkpoint protocol).
 const SALVAGE_MS: Millis = 1_000;
+/// How long its agents are heard out before that: what a dead worker had staged is known a heartbeat after its end.
+const NEWS_MS: Millis = 500;
 /// How long a Stopping attempt's complete checkpoint has to be sealed.
 const SEAL_MS: Millis = 2 * SALVAGE_MS;
 /// How long ranks that stay wait for their predecessor's release on a live node before other nodes are chosen: a
@@ -26,8 +28,9 @@ const INFRASTRUCTURE_FAILURES_MAX: u32 = 50;
 /// A Stopping attempt: salvage first, then its successor, or its end where none may follow.
 pub(super) fn stopping(pass: &mut Pass<'_>, job: &Job, group: &Group, attempt: &Attempt) {
     let for_ms = stopping_for(pass, &attempt.id);
-    if for_ms < SALVAGE_MS && seals::salvage_is_pending(pass, job, attempt) {
-        pass.plan.check_in(SALVAGE_MS - for_ms);
+    let hears_more = for_ms < NEWS_MS;
+    if for_ms < SALVAGE_MS && seals::salvage_is_pending(pass, job, attempt, hears_more) {
+        pass.plan.check_in(if hears_more { NEWS_MS } else { SALVAGE_MS } - for_ms);
         return pass.plan.wait(group.id, "what is nearly saved is being sealed first");
     }
     if awaits_its_seal(pass, attempt, for_ms) {
@@ -90,7 +93,12 @@ pub(super) fn start(pass: &mut Pass<'_>, job: &Job, group: &Group) {
             return pass.plan.wait(group.id, why);
         }
         if let Some((seq, why)) = restore::poisoned(pass, job, group) {
-            let command = Command::QuarantineCheckpoint { job: job.id, seq, reason: why.clone() };
+            let command = Command::QuarantineCheckpoint {
+                job: job.id,
+                seq,
+                reason: why.clone(),
+                incarnation: Some(pass.incarnation),
+            };
             pass.plan.push(command, Some(why.clone()));
             pass.plan.check_in(AGAIN_MS);
             return pass.plan.wait(group.id, format!("{seq} is being set aside: {why}"));

@@ -106,7 +106,12 @@ fn lost_rank(checkpoint: &Checkpoint) -> Option<u32> {
 /// Nothing can bring it back, so waiting for it would be for ever.
 fn quarantine(pass: &mut Pass<'_>, job: &Job, checkpoint: &Checkpoint, rank: u32) -> Restore {
     let reason = format!("no holder of rank {rank} is left: every disk that had it was replaced");
-    let command = Command::QuarantineCheckpoint { job: job.id, seq: checkpoint.seq, reason: reason.clone() };
+    let command = Command::QuarantineCheckpoint {
+        job: job.id,
+        seq: checkpoint.seq,
+        reason: reason.clone(),
+        incarnation: Some(pass.incarnation),
+    };
     pass.plan.push(command, Some(reason.clone()));
     pass.plan.check_in(AGAIN_MS);
     Restore::Wait(format!("{}: {reason}", checkpoint.seq))

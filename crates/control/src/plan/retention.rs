@@ -14,7 +14,11 @@ pub(super) fn retire(pass: &mut Pass<'_>, job: &Job) {
     }
     for checkpoint in by_group.into_values().filter(|sealed| sealed.len() > keep).flatten() {
         if pass.state.may_retire(job.id, checkpoint.seq).is_ok() {
-            let command = Command::RetireCheckpoint { job: job.id, seq: checkpoint.seq };
+            let command = Command::RetireCheckpoint {
+                job: job.id,
+                seq: checkpoint.seq,
+                incarnation: Some(pass.incarnation),
+            };
             pass.plan.push(command, Some(format!("{keep} newer ones are kept")));
         }
     }

@@ -47,17 +47,14 @@ fn plan_one(pass: &mut Pass<'_>, job: &Job, checkpoint: &Checkpoint, peers: &BTr
     let key = (job.id, checkpoint.seq);
     let open_ms = pass.seen.open_since.get(&key).map_or(0, |since| pass.now.boot.since(*since));
     if open_ms >= OPEN_MAX_MS {
-        let reason = "not complete within an hour".to_owned();
-        let command = Command::AbortCheckpoint { job: job.id, seq: checkpoint.seq, reason: reason.clone() };
-        return pass.plan.push(command, Some(reason));
+        return abort(pass, job, checkpoint, "not complete within an hour".to_owned());
     }
     if !pass.state.is_current(&checkpoint.attempt) {
         return;
     }
     let Some(gathered) = pass.seen.gathered.get(&key) else { return };
     if let Some(reason) = gathered.failure() {
-        let command = Command::AbortCheckpoint { job: job.id, seq: checkpoint.seq, reason: reason.clone() };
-        return pass.plan.push(command, Some(reason));
+        return abort(pass, job, checkpoint, reason);
     }
     let Some(shards) = complete(pass, checkpoint, gathered) else { return };
     let Some((durability, degraded)) = level(pass, job, gathered, &shards, peers) else { return };
@@ -71,6 +68,12 @@ fn plan_one(pass: &mut Pass<'_>, job: &Job, checkpoint: &Checkpoint, peers: &BTr
         durability,
         degraded,
     });
+}
+
+fn abort(pass: &mut Pass<'_>, job: &Job, checkpoint: &Checkpoint, reason: String) {
+    let (seq, incarnation) = (checkpoint.seq, Some(pass.incarnation));
+    let command = Command::AbortCheckpoint { job: job.id, seq, reason: reason.clone(), incarnation };
+    pass.plan.push(command, Some(reason));
 }
 
 /// All ranks with their live holders; `None` while one has none.
@@ -122,16 +125,21 @@ fn could_have_more(shard: &SealedShard, peers: &BTreeMap<NodeId, String>) -> boo
 }
 
 /// Whether something of a Stopping attempt is fully handed over and only has to arrive: every rank is staged on a
-/// node that is alive, or has a live holder.
-pub(super) fn salvage_is_pending(pass: &Pass<'_>, job: &Job, attempt: &Attempt) -> bool {
+/// node that is alive, or has a live holder. While `hears_more`, a rank that nothing is known of may still be one of them:
+/// a worker's end is told by another way than its receipts, and often before.
+pub(super) fn salvage_is_pending(pass: &Pass<'_>, job: &Job, attempt: &Attempt, hears_more: bool) -> bool {
     debug_assert_eq!(attempt.phase, AttemptPhase::Stopping, "only a Stopping attempt is salvaged");
     let open = |checkpoint: &&Checkpoint| {
         checkpoint.state == CheckpointState::Open && checkpoint.attempt == attempt.id
     };
     job.checkpoints.values().filter(open).any(|checkpoint| {
-        let Some(gathered) = pass.seen.gathered.get(&(job.id, checkpoint.seq)) else { return false };
+        let gathered = pass.seen.gathered.get(&(job.id, checkpoint.seq));
+        if gathered.is_some_and(|gathered| gathered.failure().is_some()) {
+            return false;
+        }
         attempt.assignments.iter().all(|seat| {
-            let Some(receipt) = gathered.ranks.get(&seat.rank) else { return false };
+            let receipt = gathered.and_then(|gathered| gathered.ranks.get(&seat.rank));
+            let Some(receipt) = receipt else { return hears_more && seat.phase != AssignmentPhase::Lost };
             let held = receipt.holders.iter().any(|holder| pass.state.is_live_holder(holder));
             held || (receipt.staged && seat.phase != AssignmentPhase::Lost)
         })

@@ -209,9 +209,13 @@ pub enum Command {
         set: BTreeMap<String, String>,
         remove: Vec<String>,
     },
+    /// Leader only.
     QuarantineNode {
         node: NodeId,
         reason: String,
+        /// `None`: of a log from before it was named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        incarnation: Option<Incarnation>,
     },
     /// Observations `first..first+len` of one registration.
     Observe {
@@ -286,19 +290,31 @@ pub enum Command {
         durability: Durability,
         degraded: bool,
     },
+    /// Leader only.
     AbortCheckpoint {
         job: JobId,
         seq: CheckpointSeq,
         reason: String,
+        /// `None`: of a log from before it was named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        incarnation: Option<Incarnation>,
     },
+    /// Leader only.
     RetireCheckpoint {
         job: JobId,
         seq: CheckpointSeq,
+        /// `None`: of a log from before it was named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        incarnation: Option<Incarnation>,
     },
+    /// Leader only.
     QuarantineCheckpoint {
         job: JobId,
         seq: CheckpointSeq,
         reason: String,
+        /// `None`: of a log from before it was named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        incarnation: Option<Incarnation>,
     },
     PinCheckpoint {
         job: JobId,

@@ -98,7 +98,7 @@ fn every_command() -> Vec<Command> {
             set: [("zone".to_owned(), "a".to_owned())].into(),
             remove: vec!["rack".to_owned()],
         },
-        Command::QuarantineNode { node: node(1), reason: reason.clone() },
+        Command::QuarantineNode { node: node(1), reason: reason.clone(), incarnation: None },
         Command::Observe {
             node: node(1),
             registration: RegistrationId(101),
@@ -145,9 +145,9 @@ fn every_command() -> Vec<Command> {
             durability: outlast_types::Durability::Replicated,
             degraded: true,
         },
-        Command::AbortCheckpoint { job: JobId(1), seq: ck(1), reason: reason.clone() },
-        Command::RetireCheckpoint { job: JobId(1), seq: ck(1) },
-        Command::QuarantineCheckpoint { job: JobId(1), seq: ck(1), reason },
+        Command::AbortCheckpoint { job: JobId(1), seq: ck(1), reason: reason.clone(), incarnation: None },
+        Command::RetireCheckpoint { job: JobId(1), seq: ck(1), incarnation: None },
+        Command::QuarantineCheckpoint { job: JobId(1), seq: ck(1), reason, incarnation: None },
         Command::PinCheckpoint { job: JobId(1), seq: ck(1), pinned: true },
         Command::OrderShards {
             job: JobId(1),

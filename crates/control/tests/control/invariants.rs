@@ -195,7 +195,7 @@ impl Sim {
                 self.send(match what {
                     0 => Command::CordonNode { node },
                     1 => Command::DrainNode { node },
-                    2 => Command::QuarantineNode { node, reason: "test".to_owned() },
+                    2 => Command::QuarantineNode { node, reason: "test".to_owned(), incarnation: None },
                     _ => Command::UncordonNode { node },
                 });
             }
@@ -219,9 +219,9 @@ impl Sim {
                     return;
                 };
                 self.send(match what {
-                    0 => Command::RetireCheckpoint { job, seq },
-                    1 => Command::AbortCheckpoint { job, seq, reason },
-                    2 => Command::QuarantineCheckpoint { job, seq, reason },
+                    0 => Command::RetireCheckpoint { job, seq, incarnation: None },
+                    1 => Command::AbortCheckpoint { job, seq, reason, incarnation: None },
+                    2 => Command::QuarantineCheckpoint { job, seq, reason, incarnation: None },
                     3 => Command::PinCheckpoint { job, seq, pinned: true },
                     _ => Command::PinCheckpoint { job, seq, pinned: false },
                 });

@@ -235,11 +235,43 @@ fn salvage_waits_up_to_a_second_for_what_is_staged_everywhere() {
     world.exited(a, 0, ExitStatus::Code(1));
     world.release_all(a);
     let plan = world.look();
-    assert_eq!((start_of(&plan), plan.next_check_ms), (None, Some(1_000)));
+    assert_eq!((start_of(&plan), plan.next_check_ms), (None, Some(500)));
     world.wait(500);
+    let plan = world.look();
+    assert_eq!((start_of(&plan), plan.next_check_ms), (None, Some(500)), "a second in all");
     world.receive(a, seq, &[1, 2]);
     assert_eq!(world.pass().seals.len(), 1);
     assert_eq!(start_of(&world.pass()), Some((Rung::InPlace, vec![1, 2], Some(seq.0))), "no step is lost");
+}
+
+/// A worker's end is told by another way than what it had staged, and was heard first when this was missing.
+#[test]
+fn salvage_hears_the_agents_out_before_silence_is_an_answer() {
+    let stopped = || {
+        let mut world = World::new(3);
+        let a = world.running_job("a", &json!({}));
+        let seq = world.open(a, 7);
+        world.exited(a, 0, ExitStatus::Code(1));
+        world.release_all(a);
+        assert_eq!(start_of(&world.look()), None, "receipts may be on their way");
+        (world, a, seq)
+    };
+    let (mut heard, a, seq) = stopped();
+    heard.wait(300);
+    for rank in 0..2 {
+        heard.seen.note_staged(JobId(1), seq, rank);
+    }
+    heard.wait(300);
+    assert_eq!(start_of(&heard.look()), None, "it is staged everywhere");
+    heard.receive(a, seq, &[1, 2]);
+    assert_eq!(heard.pass().seals.len(), 1);
+    let (mut silent, _, seq) = stopped();
+    silent.seen.note_staged(JobId(1), seq, 0);
+    silent.wait(500);
+    assert!(start_of(&silent.look()).is_some(), "rank 1 has staged nothing");
+    let (mut failed, _, seq) = stopped();
+    failed.seen.note_failed(JobId(1), seq, 0, "the worker ended before its bytes were staged".to_owned());
+    assert!(start_of(&failed.look()).is_some(), "there is nothing to wait for");
 }
 
 #[test]
@@ -370,7 +402,12 @@ fn invariant_35_step_zero_is_never_chosen_while_a_sealed_checkpoint_may_come_bac
     );
     world.register(registration(1, 2));
     assert_eq!(start_of(&world.look()).and_then(|(_, _, from)| from), Some(1), "its holder is back");
-    world.does(Command::QuarantineCheckpoint { job: JobId(1), seq: ck(1), reason: "mine".to_owned() });
+    world.does(Command::QuarantineCheckpoint {
+        job: JobId(1),
+        seq: ck(1),
+        reason: "mine".to_owned(),
+        incarnation: None,
+    });
     assert_eq!(start_of(&world.look()).map(|(_, _, from)| from), Some(None), "an operator said so");
 }
 

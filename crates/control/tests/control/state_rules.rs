@@ -109,6 +109,34 @@ fn invariant_28_a_stale_leader_causes_no_effect() {
 }
 
 #[test]
+fn invariant_28_what_a_stale_leader_wants_of_checkpoints_and_nodes_is_refused_too() {
+    let mut world = World::new(2);
+    let a = world.running_job("a", &json!({"checkpoint": {"keep": 1}}));
+    let (job, first) = (JobId(1), world.sealed(a, 1, &[1, 2]));
+    let second = world.sealed(a, 2, &[1, 2]);
+    world.prove(second);
+    let open = world.open(a, 3);
+    let old = Some(world.incarnation());
+    world.does(Command::Barrier { coordinator: CoordinatorId(2) });
+    let reason = || "late".to_owned();
+    let commands = |incarnation| {
+        [
+            Command::AbortCheckpoint { job, seq: open, reason: reason(), incarnation },
+            Command::RetireCheckpoint { job, seq: first, incarnation },
+            Command::QuarantineCheckpoint { job, seq: second, reason: reason(), incarnation },
+            Command::QuarantineNode { node: node(1), reason: reason(), incarnation },
+        ]
+    };
+    for command in commands(old) {
+        assert!(is_fenced(&world.refused(command)));
+    }
+    // The newest leader may; and so may an entry of a log from before the incarnation was named.
+    for command in commands(Some(world.incarnation())).into_iter().chain(commands(None)) {
+        assert_eq!(world.does(command), Response::Done);
+    }
+}
+
+#[test]
 fn coordinator_ids_come_from_the_log_and_never_twice() {
     let mut world = World::new(0);
     let add = |address: &str| Command::AddCoordinator { address: address.to_owned(), feature_level: 1 };
@@ -482,6 +510,8 @@ fn invariant_24_a_zombies_seal_is_fenced_once_its_successor_is_in_the_log() {
     world.exited(a, 0, ExitStatus::Code(1));
     world.release_all(a);
     world.pass();
+    world.wait(500);
+    world.pass();
     assert_eq!(world.state.jobs[&JobId(1)].checkpoints[&seq].state, CheckpointState::Aborted);
     let refusal = world.refused(seal);
     assert!(is_conflict(&refusal) || is_fenced(&refusal));
@@ -574,7 +604,7 @@ fn invariant_36_the_last_good_checkpoint_is_never_retired_nor_a_pinned_or_needed
     let mut world = World::new(2);
     let a = world.running_job("a", &json!({"checkpoint": {"keep": 2}}));
     let first = world.sealed(a, 1, &[1, 2]);
-    let retire = |seq| Command::RetireCheckpoint { job: JobId(1), seq };
+    let retire = |seq| Command::RetireCheckpoint { job: JobId(1), seq, incarnation: None };
     assert!(is_conflict(&world.refused(retire(first))));
     let second = world.sealed(a, 2, &[1, 2]);
     assert!(is_conflict(&world.refused(retire(first))), "keep is 2");
@@ -604,7 +634,11 @@ fn a_degraded_checkpoint_never_justifies_retiring_another() {
         }
         world.does(seal);
     }
-    assert!(is_conflict(&world.refused(Command::RetireCheckpoint { job: JobId(1), seq: first })));
+    assert!(is_conflict(&world.refused(Command::RetireCheckpoint {
+        job: JobId(1),
+        seq: first,
+        incarnation: None
+    })));
 }
 
 #[test]
@@ -614,7 +648,7 @@ fn a_job_whose_policy_is_stored_keeps_what_the_store_has_not_within_a_bound() {
     let first = world.sealed(a, 1, &[1, 2]);
     let second = world.sealed(a, 2, &[1, 2]);
     world.prove(second);
-    let retire = |seq| Command::RetireCheckpoint { job: JobId(1), seq };
+    let retire = |seq| Command::RetireCheckpoint { job: JobId(1), seq, incarnation: None };
     assert!(is_conflict(&world.refused(retire(first))), "the store has nothing newer");
     let incarnation = world.incarnation();
     world.does(Command::StoreCheckpoint { job: JobId(1), seq: second, incarnation });

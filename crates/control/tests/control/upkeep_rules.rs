@@ -168,6 +168,25 @@ fn a_prover_that_finds_damage_is_replaced() {
 }
 
 #[test]
+fn a_proof_of_a_copy_that_was_lost_says_nothing_of_the_next_one_at_the_same_node() {
+    let mut world = World::new(2);
+    let a = world.running_job("a", &json!({"workers": 1}));
+    let seq = world.sealed(a, 1, &[1, 2]);
+    let proofs = |plan: &Plan| orders(plan, ShardTask::Prove);
+    let lost =
+        |rank| Observation::ShardLost { attempt: a, seq, rank, root: root(9), reason: "bit rot".to_owned() };
+    assert_eq!(proofs(&world.pass()), [(seq, 0, node(1))]);
+    world.seen.note_done((JobId(1), seq), 0, ShardTask::Prove, node(1));
+    world.observe(1, lost(0));
+    assert_eq!(proofs(&world.pass()), [(seq, 0, node(2))]);
+    held(&mut world, 1, seq, 0);
+    world.observe(2, lost(0));
+    assert_eq!(proofs(&world.pass()), [(seq, 0, node(1))], "the same node, with a new copy");
+    world.pass();
+    assert!(!world.state.jobs[&JobId(1)].checkpoints[&seq].proven, "nobody has read the new copy");
+}
+
+#[test]
 fn a_stored_job_is_stored_when_every_rank_is() {
     let mut world = World::new(2);
     let a = world.running_job("a", &json!({"checkpoint": {"durability": "stored"}}));
@@ -193,6 +212,23 @@ fn the_last_checkpoint_of_a_finished_job_is_looked_after_too() {
     world.lose(2);
     world.wait(5_000);
     assert_eq!(orders(&world.pass(), ShardTask::Copy), [(seq, 0, node(3))]);
+}
+
+#[test]
+fn what_a_finished_job_has_beyond_keep_goes_once_its_last_checkpoint_is_proven() {
+    let mut world = World::new(3);
+    let a = world.running_job("a", &json!({"workers": 1, "checkpoint": {"keep": 1}}));
+    let first = world.sealed(a, 1, &[1, 2]);
+    let last = world.sealed(a, 2, &[1, 2]);
+    world.exited(a, 0, ExitStatus::Code(0));
+    world.release_all(a);
+    world.pass();
+    world.prove(last);
+    world.wait(5_000);
+    world.pass();
+    let checkpoints = &world.state.jobs[&JobId(1)].checkpoints;
+    let states = [first, last].map(|seq| checkpoints[&seq].state);
+    assert_eq!(states, [CheckpointState::Retired, CheckpointState::Sealed]);
 }
 
 #[test]
@@ -404,11 +440,11 @@ fn invariant_36_a_checkpoint_that_lost_a_holder_since_its_seal_justifies_retirin
     world.prove(new);
     world.does(Command::CancelJob { job: JobId(1), reason: None });
     world.lose(3);
-    let refusal = world.refused(Command::RetireCheckpoint { job: JobId(1), seq: old });
+    let refusal = world.refused(Command::RetireCheckpoint { job: JobId(1), seq: old, incarnation: None });
     assert!(refusal.to_string().contains("0 good checkpoints are newer"), "{refusal}");
     // With a second copy it counts again.
     held_by_another(&mut world, new);
-    world.does(Command::RetireCheckpoint { job: JobId(1), seq: old });
+    world.does(Command::RetireCheckpoint { job: JobId(1), seq: old, incarnation: None });
 }
 
 /// A copy at node 1.

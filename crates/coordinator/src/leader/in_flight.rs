@@ -32,7 +32,7 @@ impl Subject {
             | Command::RequestCheckpoint { attempt, .. } => Subject::Group(attempt.group),
             Command::SealCheckpoint { job, seq, .. }
             | Command::AbortCheckpoint { job, seq, .. }
-            | Command::RetireCheckpoint { job, seq }
+            | Command::RetireCheckpoint { job, seq, .. }
             | Command::QuarantineCheckpoint { job, seq, .. }
             | Command::OrderShards { job, seq, .. }
             | Command::ProveCheckpoint { job, seq, .. }
@@ -137,7 +137,7 @@ mod tests {
             outlast_control::state::Incarnation { index: 1, coordinator: outlast_types::CoordinatorId(1) };
         let end = Command::EndAttempt { attempt, incarnation };
         let give_up = Command::GiveUp { group: attempt.group, reason: String::new(), incarnation };
-        let seal = Command::RetireCheckpoint { job: JobId(1), seq: CheckpointSeq(2) };
+        let seal = Command::RetireCheckpoint { job: JobId(1), seq: CheckpointSeq(2), incarnation: None };
         assert_eq!((Subject::of(&end), Subject::of(&give_up)), (Some(group(1)), Some(group(1))));
         assert_eq!(Subject::of(&seal), Some(Subject::Checkpoint(JobId(1), CheckpointSeq(2))));
     }

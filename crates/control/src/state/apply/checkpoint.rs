@@ -6,7 +6,7 @@ use outlast_types::{AttemptId, CheckpointSeq, JobId};
 use super::attempt_end::reset_budgets;
 use super::{Context, Handled, REASON_BYTES_MAX, bounded, conflict, exhausted, fenced, not_found};
 use crate::state::{
-    AttemptPhase, Checkpoint, CheckpointState, ClusterState, Event, Limits, Refusal, Response,
+    AttemptPhase, Checkpoint, CheckpointState, ClusterState, Event, Incarnation, Limits, Refusal, Response,
 };
 
 impl ClusterState {
@@ -99,10 +99,11 @@ impl ClusterState {
     pub(super) fn abort_checkpoint(
         &mut self,
         cx: &mut Context<'_>,
-        job: JobId,
-        seq: CheckpointSeq,
+        (job, seq): (JobId, CheckpointSeq),
         reason: &str,
+        incarnation: Option<Incarnation>,
     ) -> Handled {
+        self.check_planned(incarnation)?;
         let checkpoint = self.checkpoint_mut(job, seq)?;
         match checkpoint.state {
             CheckpointState::Aborted => return Ok(Response::Done),
@@ -116,10 +117,11 @@ impl ClusterState {
     pub(super) fn quarantine_checkpoint(
         &mut self,
         cx: &mut Context<'_>,
-        job: JobId,
-        seq: CheckpointSeq,
+        (job, seq): (JobId, CheckpointSeq),
         reason: &str,
+        incarnation: Option<Incarnation>,
     ) -> Handled {
+        self.check_planned(incarnation)?;
         match self.checkpoint_mut(job, seq)?.state {
             CheckpointState::Quarantined => Ok(Response::Done),
             CheckpointState::Sealed => {

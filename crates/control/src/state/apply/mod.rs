@@ -157,7 +157,7 @@ impl ClusterState {
             Command::UncordonNode { node } => self.uncordon_node(cx, node),
             Command::DrainNode { node } => self.drain_node(cx, node),
             Command::LabelNode { node, set, remove } => self.label_node(cx, node, set, remove),
-            Command::QuarantineNode { node, reason } => self.quarantine_node(cx, node, reason),
+            Command::QuarantineNode { node, reason, incarnation } => self.quarantine_node(cx, node, reason, *incarnation),
             Command::Observe { node, registration, first, observations } => self.observe(cx, node, *registration, *first, observations),
             Command::SubmitJob { spec, bundle } => self.submit_job(cx, spec, bundle.as_ref()),
             Command::CancelJob { job, reason } => self.cancel_job(cx, *job, reason.as_deref()),
@@ -175,9 +175,9 @@ impl ClusterState {
                 let seal = seal::Seal { job: *job, seq: *seq, attempt: *attempt, root: *manifest_root, shards, durability: *durability, degraded: *degraded };
                 self.seal_checkpoint(cx, &seal)
             }
-            Command::AbortCheckpoint { job, seq, reason } => self.abort_checkpoint(cx, *job, *seq, reason),
-            Command::RetireCheckpoint { job, seq } => self.retire_checkpoint(cx, *job, *seq),
-            Command::QuarantineCheckpoint { job, seq, reason } => self.quarantine_checkpoint(cx, *job, *seq, reason),
+            Command::AbortCheckpoint { job, seq, reason, incarnation } => self.abort_checkpoint(cx, (*job, *seq), reason, *incarnation),
+            Command::RetireCheckpoint { job, seq, incarnation } => self.retire_checkpoint(cx, *job, *seq, *incarnation),
+            Command::QuarantineCheckpoint { job, seq, reason, incarnation } => self.quarantine_checkpoint(cx, (*job, *seq), reason, *incarnation),
             Command::PinCheckpoint { job, seq, pinned } => self.pin_checkpoint(cx, *job, *seq, *pinned),
             Command::OrderShards { job, seq, task, orders, incarnation } => self.order_shards(cx, (*job, *seq), *task, orders, *incarnation),
             Command::SetInterval { group, interval, incarnation } => self.set_interval(cx, *group, *interval, *incarnation),
@@ -206,6 +206,11 @@ impl ClusterState {
             self.requests.remove(id);
             self.request_order.remove(&oldest);
         }
+    }
+
+    /// The same of commands that did not always name one: what is in an old log was accepted when it was written.
+    fn check_planned(&self, incarnation: Option<Incarnation>) -> Result<(), Refusal> {
+        incarnation.map_or(Ok(()), |incarnation| self.check_incarnation(incarnation))
     }
 
     /// Invariant 28: only the newest incarnation's timer-driven commands have an effect.

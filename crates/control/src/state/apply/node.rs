@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use outlast_types::{NodeId, RegistrationId};
 
 use super::{Context, Handled, REASON_BYTES_MAX, bounded, fenced, invalid, not_found};
-use crate::state::{ClusterState, Event, Node, NodeCondition, Refusal, Response};
+use crate::state::{ClusterState, Event, Incarnation, Node, NodeCondition, Refusal, Response};
 
 /// Labels of one node, and the length of a label's name or value: a node record stays small.
 const LABELS_MAX: usize = 64;
@@ -52,7 +52,14 @@ impl ClusterState {
         Ok(changed(cx, node, "draining"))
     }
 
-    pub(super) fn quarantine_node(&mut self, cx: &mut Context<'_>, node: &NodeId, reason: &str) -> Handled {
+    pub(super) fn quarantine_node(
+        &mut self,
+        cx: &mut Context<'_>,
+        node: &NodeId,
+        reason: &str,
+        incarnation: Option<Incarnation>,
+    ) -> Handled {
+        self.check_planned(incarnation)?;
         self.node_mut(node)?.quarantined = Some(bounded(reason, REASON_BYTES_MAX));
         Ok(changed(cx, node, &format!("quarantined: {}", bounded(reason, REASON_BYTES_MAX))))
     }

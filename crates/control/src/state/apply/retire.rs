@@ -3,7 +3,9 @@
 use outlast_types::{CheckpointSeq, Durability, JobId};
 
 use super::{Context, Handled, conflict, not_found};
-use crate::state::{Attempt, Checkpoint, CheckpointState, ClusterState, Event, Group, Refusal, Response};
+use crate::state::{
+    Attempt, Checkpoint, CheckpointState, ClusterState, Event, Group, Incarnation, Refusal, Response,
+};
 
 /// Good checkpoints beyond `keep` that a job whose policy is `stored` keeps while the object store is out of reach: an
 /// outage of hours must not fill the disks.
@@ -15,7 +17,9 @@ impl ClusterState {
         cx: &mut Context<'_>,
         job: JobId,
         seq: CheckpointSeq,
+        incarnation: Option<Incarnation>,
     ) -> Handled {
+        self.check_planned(incarnation)?;
         if self.checkpoint_mut(job, seq)?.state == CheckpointState::Retired {
             return Ok(Response::Done);
         }
