@@ -21,6 +21,12 @@ pub(crate) enum Fate {
 }
 
 impl Fate {
+    /// Whether bytes that were never sealed may be deleted. Those of a checkpoint whose record is gone are left to the
+    /// rules about orphans, and what is quarantined is kept.
+    pub(crate) fn bytes_may_go(&self) -> bool {
+        ["aborted", "retired"].iter().any(|word| Self::of(word).as_ref() == Some(self))
+    }
+
     /// By the wire's word. `None`: not decided, or a word of a newer version; there receipts go on and bytes are kept.
     pub(crate) fn of(state: &str) -> Option<Self> {
         match state {

@@ -45,6 +45,8 @@ pub(crate) struct Context {
     pub(crate) store: Option<ObjectTier>,
     /// Shards that are being taken out of there.
     pub(crate) removing: Mutex<BTreeSet<(ShardKey, Digest)>>,
+    /// Shards whose upload is under way, or being ended.
+    pub(crate) storing: Mutex<BTreeSet<(ShardKey, Digest)>>,
     pub(crate) coordinators: Arc<Coordinators>,
     pub(crate) checkpoints: Checkpoints,
     pub(crate) newest: Mutex<NewestAttempts>,
@@ -107,6 +109,7 @@ impl Context {
             bundles,
             store,
             removing: Mutex::default(),
+            storing: Mutex::default(),
             coordinators: Arc::new(Coordinators::new(parts.coordinators)),
             checkpoints: Checkpoints::new(),
             newest: Mutex::default(),

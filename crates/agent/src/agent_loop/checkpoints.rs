@@ -89,7 +89,13 @@ impl AgentLoop {
 
 /// Carries the order out for all ranks that are here; those that the object store has too are left for `remove_stored`.
 fn of_checkpoint(store: &ShardStore, job: JobId, seq: CheckpointSeq, order: &Order) -> Vec<ShardMeta> {
-    let shards = store.list().into_iter().filter(|meta| (meta.key.job, meta.key.seq) == (job, seq));
+    let is_it = |key: &ShardKey| (key.job, key.seq) == (job, seq);
+    if matches!(order, Order::Remove | Order::Discard) {
+        let aside =
+            store.aside().into_iter().filter(|(key, root)| is_it(key) && !store.is_stored(key, *root));
+        aside.for_each(|(key, root)| remove(store, &key, root));
+    }
+    let shards = store.list().into_iter().filter(|meta| is_it(&meta.key));
     let is_stored =
         |meta: &ShardMeta| matches!(order, Order::Remove) && store.is_stored(&meta.key, meta.root);
     let (stored, here): (Vec<ShardMeta>, Vec<ShardMeta>) = shards.partition(is_stored);
@@ -111,7 +117,13 @@ async fn remove_stored(context: Arc<Context>, meta: ShardMeta) {
 async fn try_to_remove(context: &Arc<Context>, meta: ShardMeta) {
     let mut pause = REMOVE_AGAIN_MIN;
     for _ in 0..REMOVE_TRIES {
-        match store::remove(context, &meta).await {
+        // An upload of it that is being ended must not bring anything back.
+        let is_storing = context.storing.lock().contains(&(meta.key, meta.root));
+        let removed = match is_storing {
+            true => Err("its upload is being ended".to_owned()),
+            false => store::remove(context, &meta).await,
+        };
+        match removed {
             Ok(()) => {
                 let shards = context.shards.clone();
                 return blocking(move || carry_out(&shards, &meta, &Order::Remove)).await;
@@ -154,26 +166,39 @@ fn carry_out(store: &ShardStore, meta: &ShardMeta, order: &Order) {
         Order::Discard if meta.sealed => {
             tracing::warn!(job = %key.job, checkpoint = %key.seq, rank = key.rank, "aborted, but it was sealed once: its bytes stay");
         }
-        Order::Remove | Order::Discard | Order::Reap => match store.remove(key, meta.root) {
-            Ok(_) => tracing::debug!(job = %key.job, checkpoint = %key.seq, rank = key.rank, "shard removed"),
-            Err(err) => {
-                tracing::warn!(job = %key.job, checkpoint = %key.seq, rank = key.rank, error = %err, "a retired shard cannot be removed")
-            }
-        },
-        Order::Seal(_) if meta.sealed => {}
+        Order::Remove | Order::Discard | Order::Reap => remove(store, key, meta.root),
+        // Told with each session: a note that went bad is made anew.
+        Order::Seal(_) if meta.sealed && store.seal_of(key, meta.root).is_ok() => {}
         Order::Seal(json) => {
             // Other bytes under the same rank were not sealed.
             if sealed_roots(json).get(&key.rank).is_some_and(|root| *root != meta.root) {
                 return;
             }
-            let passed = hit(Failpoint::AgentSealBeforeNote).map_err(|err| err.to_string());
-            let marked = passed.and_then(|()| SealNote::new(meta.root, json).map_err(|err| err.to_string()));
-            let marked = marked.and_then(|note| store.mark_sealed(key, &note).map_err(|err| err.to_string()));
+            let marked = note_seal(store, key, meta.root, json);
             if let Err(reason) = marked {
                 tracing::warn!(job = %key.job, checkpoint = %key.seq, rank = key.rank, reason, "the seal is not beside its shard yet");
             }
         }
     }
+}
+
+fn remove(store: &ShardStore, key: &ShardKey, root: Digest) {
+    match store.remove(key, root) {
+        Ok(_) => tracing::debug!(job = %key.job, checkpoint = %key.seq, rank = key.rank, "shard removed"),
+        Err(err) => {
+            tracing::warn!(job = %key.job, checkpoint = %key.seq, rank = key.rank, error = %err, "a retired shard cannot be removed")
+        }
+    }
+}
+
+/// A seal's text laid beside its shard.
+///
+/// # Errors
+/// In words, for the log.
+pub(crate) fn note_seal(store: &ShardStore, key: &ShardKey, root: Digest, json: &str) -> Result<(), String> {
+    hit(Failpoint::AgentSealBeforeNote).map_err(|err| err.to_string())?;
+    let note = SealNote::new(root, json).map_err(|err| err.to_string())?;
+    store.mark_sealed(key, &note).map_err(|err| err.to_string())
 }
 
 /// The root of each rank, as far as the seal names them.

@@ -55,8 +55,10 @@ impl AgentLoop {
             self.message = Some(self.registration_message());
         }
         let registration = self.message.as_ref().map(|(registration, _)| registration.clone());
-        let mut held: Vec<_> =
-            self.context.shards.list().iter().map(|meta| (meta.key.job, meta.key.seq)).collect();
+        let shards = &self.context.shards;
+        let mut held: Vec<_> = shards.list().iter().map(|meta| (meta.key.job, meta.key.seq)).collect();
+        // What went bad is no shard, and goes when its checkpoint does.
+        held.extend(shards.aside().iter().map(|(key, _)| (key.job, key.seq)));
         held.sort_unstable();
         held.dedup();
         let held = held

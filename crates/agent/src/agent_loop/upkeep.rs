@@ -75,6 +75,7 @@ impl AgentLoop {
         let (attempt, seq, rank) = (shard.attempt, shard.seq, shard.rank);
         tracing::error!(node = %self.context.node, %attempt, rank, checkpoint = %seq, reason, "a shard on this disk is damaged or gone; another copy takes its place");
         self.context.metrics.verify_failures.inc();
+        self.upkeep.forget(shard, root);
         self.observe(Observation::ShardLost { attempt, seq, rank, root, reason });
     }
 }

@@ -12,3 +12,4 @@ mod shards;
 
 pub(crate) use probe::{NetworkTest, test_network};
 pub(crate) use server::serve;
+pub(crate) use shards::drop_late;

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use futures::StreamExt;
-use outlast_blobs::{ReadError, ShardKey};
+use outlast_blobs::{ReadError, ShardKey, ShardMeta};
 use outlast_proto::FieldError;
 use outlast_proto::convert::parse;
 use outlast_proto::peer::v1 as pb;
@@ -72,6 +72,9 @@ pub(super) async fn put(
         takes_more = incoming.push(message.data).await;
     }
     let meta = incoming.finish().await.map_err(Failure::from)?;
+    if let Some(reason) = drop_late(context, &meta).await {
+        return Err(Failure::Fenced { reason }.into());
+    }
     context.metrics.peer_bytes_received.inc_by(meta.size_bytes);
     let holder = context.holder();
     Ok(pb::PutShardResponse {
@@ -79,6 +82,19 @@ pub(super) async fn put(
         boot_id: holder.boot.to_string(),
         disk_id: holder.disk.to_string(),
     })
+}
+
+/// Bytes that arrived after the log had told this node that their checkpoint is over: nobody will say it again, so they go
+/// at once. `Some`: why.
+pub(crate) async fn drop_late(context: &Arc<Context>, meta: &ShardMeta) -> Option<String> {
+    let (key, root) = (meta.key, meta.root);
+    let fate = context.checkpoints.fate(key.job, key.seq).filter(Fate::bytes_may_go)?;
+    let Fate::Over(reason) = fate else { return None };
+    let store = context.shards.clone();
+    if let Err(err) = blocking(move || store.remove(&key, root)).await {
+        tracing::warn!(job = %key.job, checkpoint = %key.seq, rank = key.rank, error = %err, "a shard that came too late cannot be removed");
+    }
+    Some(format!("checkpoint {} of {} is over: {reason}", key.seq, key.job))
 }
 
 pub(super) async fn get(

@@ -8,6 +8,7 @@
 
 mod orders;
 mod scrub;
+mod seal;
 pub(crate) mod store;
 mod work;
 

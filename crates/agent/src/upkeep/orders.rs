@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use outlast_blobs::ShardKey;
 use outlast_control::state::ShardTask;
 use outlast_proto::convert::ReportedDone;
-use outlast_types::{BootTime, Millis};
+use outlast_types::{BootTime, Digest, Millis};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -124,6 +125,14 @@ impl Upkeep {
         let failures = if done { 0 } else { before.saturating_add(1) };
         *state = State::Ended { at: now, done, failures };
         true
+    }
+
+    /// The own copy is gone: what was done with it says nothing of the one that may come after it.
+    pub(crate) fn forget(&mut self, shard: &ShardKey, root: Digest) {
+        self.orders.retain(|key, state| {
+            let is_of_it = (&key.shard, key.root) == (shard, root);
+            !(is_of_it && matches!(state, State::Ended { done: true, .. }))
+        });
     }
 
     /// Proofs and uploads that are done, for the heartbeat.

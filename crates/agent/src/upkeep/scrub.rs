@@ -9,6 +9,7 @@ use outlast_process::boot_now;
 use outlast_types::{BootTime, Digest, Millis};
 use tokio_util::sync::CancellationToken;
 
+use super::seal::look_at_seal;
 use super::work::paced;
 use super::{UpkeepEvent, damage};
 use crate::context::{Context, blocking};
@@ -62,6 +63,7 @@ async fn read_back(context: &Arc<Context>, stop: &CancellationToken) {
         let (store, stop) = (context.shards.clone(), stop.clone());
         let read =
             blocking(move || paced(&store, &shard, root, SCRUB_BYTES_PER_S, || stop.is_cancelled())).await;
+        look_at_seal(context, &shard, root).await;
         context.metrics.shards_scrubbed.inc();
         read_at.insert((shard, root), boot_now());
         if let Some(reason) = read.err().as_ref().and_then(damage) {

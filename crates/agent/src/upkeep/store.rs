@@ -7,7 +7,9 @@ use std::time::Duration;
 use outlast_blobs::ShardMeta;
 use outlast_blobs::objects::{ObjectTier, Published, PutBundleError, PutError};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
 
+use super::seal::look_at_seal;
 use super::{Ended, damage};
 use crate::assigned::{BundleRef, ShardOrder};
 use crate::context::{Context, blocking};
@@ -20,7 +22,27 @@ const PUBLISH_TRIES: u32 = 30;
 const PUBLISH_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// The own shard goes up, and the job's bundle, then the checkpoint is published if it is whole.
-pub(super) async fn store(context: &Arc<Context>, order: &ShardOrder, turn: OwnedSemaphorePermit) -> Ended {
+pub(super) async fn store(
+    context: &Arc<Context>,
+    order: &ShardOrder,
+    turn: OwnedSemaphorePermit,
+    stop: &CancellationToken,
+) -> Ended {
+    let shard = (order.key.shard, order.key.root);
+    if !context.storing.lock().insert(shard) {
+        return Ended::Later("an earlier upload of it is being ended".to_owned());
+    }
+    let ended = upload(context, order, turn, stop).await;
+    context.storing.lock().remove(&shard);
+    ended
+}
+
+async fn upload(
+    context: &Arc<Context>,
+    order: &ShardOrder,
+    turn: OwnedSemaphorePermit,
+    stop: &CancellationToken,
+) -> Ended {
     let (Some(tier), key) = (&context.store, &order.key) else {
         return Ended::Later(NO_STORE.to_owned());
     };
@@ -36,7 +58,7 @@ pub(super) async fn store(context: &Arc<Context>, order: &ShardOrder, turn: Owne
     if let Err(err) = blocking(move || shards.mark_stored(&marked.key, marked.root)).await {
         return Ended::Later(format!("it cannot be noted that the shard is stored: {err}"));
     }
-    match tier.put_shard(&context.shards, &meta).await {
+    match tier.put_shard_while(&context.shards, &meta, &|| !stop.is_cancelled()).await {
         Ok(report) => {
             tracing::debug!(checkpoint = %key.shard.seq, rank = key.shard.rank, parts = report.parts, sent = report.parts_sent, "shard in the object store");
         }
@@ -52,11 +74,14 @@ pub(super) async fn store(context: &Arc<Context>, order: &ShardOrder, turn: Owne
     }
     // The other ranks need it to get there.
     drop(turn);
-    publish(tier, &sealed).await
+    publish(tier, &sealed, stop).await
 }
 
-async fn publish(tier: &ObjectTier, sealed: &Sealed) -> Ended {
+async fn publish(tier: &ObjectTier, sealed: &Sealed, stop: &CancellationToken) -> Ended {
     for _ in 0..PUBLISH_TRIES {
+        if stop.is_cancelled() {
+            break;
+        }
         match tier.publish(&sealed.manifest, &sealed.record).await {
             Ok(Published::Committed) => return Ended::Done,
             Ok(Published::Incomplete { .. }) => tokio::time::sleep(PUBLISH_AGAIN_AFTER).await,
@@ -77,6 +102,7 @@ pub(crate) async fn remove(context: &Arc<Context>, meta: &ShardMeta) -> Result<(
 }
 
 async fn sealed(context: &Arc<Context>, meta: &ShardMeta) -> Result<Sealed, String> {
+    look_at_seal(context, &meta.key, meta.root).await;
     let (store, meta) = (context.shards.clone(), meta.clone());
     blocking(move || Sealed::beside(&store, &meta)).await.map_err(|err| err.to_string())
 }

@@ -28,15 +28,21 @@ pub(super) async fn carry_out(
     stop: CancellationToken,
 ) {
     let key = order.key;
+    let Some(Ok(turn)) = stop.run_until_cancelled(turns.acquire_owned()).await else { return };
     let work = async {
-        let turn = turns.acquire_owned().await.ok()?;
-        Some(match key.task {
+        match key.task {
             ShardTask::Copy => copy(&context, &order).await,
             ShardTask::Prove => prove(&context, &key, &stop).await,
-            ShardTask::Store => store::store(&context, &order, turn).await,
-        })
+            ShardTask::Store => store::store(&context, &order, turn, &stop).await,
+        }
     };
-    let Some(Some(ended)) = stop.run_until_cancelled(work).await else { return };
+    let ended = match key.task {
+        // It ends by itself, between two requests: the answer to one that is under way has to be known before anything
+        // of the checkpoint is taken out of the store again.
+        ShardTask::Store => context.shutdown.run_until_cancelled(work).await.filter(|_| !stop.is_cancelled()),
+        ShardTask::Copy | ShardTask::Prove => stop.run_until_cancelled(work).await,
+    };
+    let Some(ended) = ended else { return };
     let _ = context.events.send(Event::Upkeep(UpkeepEvent::Ended(key, ended))).await;
 }
 

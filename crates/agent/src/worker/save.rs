@@ -31,7 +31,7 @@ use crate::assigned::{Peer, WorkerKey};
 use crate::checkpoints::{Fate, Part};
 use crate::context::{Context, blocking};
 use crate::metrics::Phase;
-use crate::peer::client;
+use crate::peer::{client, drop_late};
 use crate::transfer::chain;
 
 /// An election and a busy log fit in.
@@ -181,6 +181,9 @@ async fn open_and_write(
     let write_ms = boot_now().since(began);
     *handle.save_cost.lock() = Some(SaveCost { stall_ms: write_ms, write_ms });
     let meta = written.inspect_err(|err| context.checkpoints.failed(part, err.to_string()))?;
+    if let Some(why) = drop_late(context, &meta).await {
+        return Err(SaveError::Write(why));
+    }
     context.metrics.checkpoint_took(Phase::Write, write_ms);
     context.metrics.checkpoint_bytes.inc_by(meta.size_bytes);
     announce_and_copy(context, handle, meta.clone());

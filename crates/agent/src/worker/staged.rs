@@ -27,6 +27,7 @@ use super::slots::{Claim, Phase, Slot, Slots};
 use crate::checkpoints::{Fate, Part};
 use crate::context::{Context, blocking};
 use crate::metrics;
+use crate::peer::drop_late;
 
 /// Both slots hold bytes that are being written: 100 GiB at 200 MB/s take 9 minutes.
 const SLOT_WITHIN: Duration = Duration::from_secs(600);
@@ -158,6 +159,10 @@ pub(crate) async fn take(
     let claim = claim.ok_or(SaveError::NotBegun { step })?;
     if !failed.is_empty() {
         drop_claim(&claim, &failed);
+        return Ok(());
+    }
+    // Repeated too: its bytes are being written, and its header may be free already.
+    if matches!(*claim.phase.borrow(), Phase::Staged { .. }) {
         return Ok(());
     }
     let (handle, looked) = (Arc::clone(handle), claim.clone());
@@ -318,6 +323,9 @@ impl Save {
         let meta = blocking(move || write_patiently(&store, &key, &file, length)).await.map_err(refused)?;
         let write_ms = boot_now().since(since);
         *handle.save_cost.lock() = Some(SaveCost { stall_ms, write_ms });
+        if let Some(why) = drop_late(context, &meta).await {
+            return Err(SaveError::Write(why));
+        }
         context.metrics.checkpoint_took(metrics::Phase::Write, write_ms);
         context.metrics.checkpoint_bytes.inc_by(meta.size_bytes);
         announce_and_copy(context, handle, meta.clone());
