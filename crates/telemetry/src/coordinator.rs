@@ -40,6 +40,7 @@ pub struct CoordinatorMetrics {
     pub api_request_duration: CappedFamily<Histogram>,
     pub checkpoint_last_durable_step: CappedFamily<FloatGauge>,
     pub checkpoint_last_durable_timestamp: CappedFamily<FloatGauge>,
+    pub checkpoint_last_stored_timestamp: CappedFamily<FloatGauge>,
     pub checkpoint_duration: CappedFamily<Histogram>,
     pub checkpoint_replicas: CappedFamily<FloatGauge>,
     pub sessions: FloatGauge,
@@ -75,6 +76,10 @@ impl CoordinatorMetrics {
             checkpoint_last_durable_timestamp: registry.gauges(
                 "checkpoint_last_durable_timestamp_seconds",
                 "Time at which the newest checkpoint that can be read was sealed",
+            ),
+            checkpoint_last_stored_timestamp: registry.gauges(
+                "checkpoint_last_stored_timestamp_seconds",
+                "Time at which the newest checkpoint in the object store was sealed; of jobs whose policy is stored",
             ),
             checkpoint_duration: registry.histograms(
                 "checkpoint_duration_seconds",

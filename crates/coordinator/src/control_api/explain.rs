@@ -9,6 +9,7 @@ use outlast_proto::view::{LeaderNotes, interval_text, outcome_word};
 use outlast_types::{CauseClass, WallTime};
 
 use super::{ControlHandler, find_job, room, upkeep};
+use crate::clock::wall_now;
 use crate::events::EventRing;
 
 impl ControlHandler {
@@ -205,7 +206,7 @@ fn now(state: &ClusterState, job: &Job, notes: &LeaderNotes) -> String {
     }
     let groups = job.groups.iter().filter_map(|group| group_now(job, group, notes));
     let short = room::shortages(state, job, notes);
-    let parts: Vec<String> = groups.chain(upkeep::now(state, job)).chain(short).collect();
+    let parts: Vec<String> = groups.chain(upkeep::now(state, job, wall_now())).chain(short).collect();
     if job.state == JobState::Cancelling {
         return format!(
             "it is being cancelled; {} workers still hold their resources",

@@ -48,7 +48,7 @@ fn matters(event: &Event) -> bool {
 }
 
 /// What is being done at this moment, and what is out of use; `None` where there is nothing of it.
-pub(super) fn now(state: &ClusterState, job: &Job) -> Option<String> {
+pub(super) fn now(state: &ClusterState, job: &Job, at: WallTime) -> Option<String> {
     let mut copies = Vec::new();
     for checkpoint in job.checkpoints.values().filter(|checkpoint| checkpoint.is_sealed()) {
         for shard in &checkpoint.shards {
@@ -66,7 +66,8 @@ pub(super) fn now(state: &ClusterState, job: &Job) -> Option<String> {
         [first] => Some(format!("{first} is being copied")),
         [first, others @ ..] => Some(format!("{first} and {} others are being copied", others.len())),
     };
-    let parts: Vec<String> = unstored(state, job).into_iter().chain(copying).chain(quarantined).collect();
+    let lags = unstored(state, job).or_else(|| store_lags(job, at));
+    let parts: Vec<String> = lags.into_iter().chain(copying).chain(quarantined).collect();
     if parts.is_empty() { None } else { Some(parts.join("; ")) }
 }
 
@@ -81,6 +82,24 @@ fn unstored(state: &ClusterState, job: &Job) -> Option<String> {
              agents with --store URL"
         )
     })
+}
+
+/// How far the object store is behind, for a job whose checkpoints belong there.
+fn store_lags(job: &Job, at: WallTime) -> Option<String> {
+    if job.spec.checkpoint.durability != Some(Durability::Stored) {
+        return None;
+    }
+    let sealed = || job.checkpoints.values().filter(|checkpoint| checkpoint.is_sealed());
+    let newest = sealed().max_by_key(|one| one.recency()).filter(|newest| newest.stored_at.is_none())?;
+    let stored = sealed().filter(|one| one.stored_at.is_some()).max_by_key(|one| one.recency());
+    let has = match stored {
+        Some(stored) => {
+            let age_s = at.since(stored.sealed_at.unwrap_or(stored.opened_at)) / 1_000;
+            format!("{} (step {}, sealed {age_s} s ago)", stored.seq, stored.step)
+        }
+        None => "nothing yet".to_owned(),
+    };
+    Some(format!("the object store has {has}, and not yet {} (step {})", newest.seq, newest.step))
 }
 
 #[cfg(test)]

@@ -45,8 +45,10 @@ pub(super) fn count_seal(catalogue: &CoordinatorMetrics, took_s: Option<f64>) {
 pub(super) fn set(catalogue: &CoordinatorMetrics, state: &ClusterState) {
     catalogue.checkpoint_last_durable_step.clear();
     catalogue.checkpoint_last_durable_timestamp.clear();
+    catalogue.checkpoint_last_stored_timestamp.clear();
     for job in state.active_jobs() {
         set_last_durable(catalogue, state, job);
+        set_last_stored(catalogue, job);
     }
     let Replicas { live, away, copying, missing } = replicas(state);
     let by_state =
@@ -71,6 +73,20 @@ fn set_last_durable(catalogue: &CoordinatorMetrics, state: &ClusterState, job: &
     });
     let sealed_at = newest.sealed_at.unwrap_or(newest.opened_at);
     catalogue.checkpoint_last_durable_timestamp.with(labels, |gauge| {
+        gauge.set(sealed_at.0 as f64 / 1_000.0);
+    });
+}
+
+/// What an alarm on an object store that is out of reach looks at: it grows old while the others do not.
+fn set_last_stored(catalogue: &CoordinatorMetrics, job: &Job) {
+    if job.spec.checkpoint.durability != Some(Durability::Stored) {
+        return;
+    }
+    let stored = job.checkpoints.values().filter(|one| one.is_sealed() && one.stored_at.is_some());
+    let Some(newest) = stored.max_by_key(|checkpoint| checkpoint.recency()) else { return };
+    let sealed_at = newest.sealed_at.unwrap_or(newest.opened_at);
+    let labels = vec![("job_name", job.spec.name.clone())];
+    catalogue.checkpoint_last_stored_timestamp.with(labels, |gauge| {
         gauge.set(sealed_at.0 as f64 / 1_000.0);
     });
 }

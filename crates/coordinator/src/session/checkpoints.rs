@@ -5,18 +5,28 @@
 
 use std::collections::BTreeSet;
 
-use outlast_control::state::{Checkpoint, ClusterState, Event, Job};
+use outlast_control::state::{Checkpoint, CheckpointState, ClusterState, Event, Job};
 use outlast_proto::node::v1 as pb;
 use outlast_proto::view::checkpoint_word;
 use outlast_types::{AttemptId, CheckpointSeq, JobId, NodeId};
 
-/// The receipts whose checkpoints' records have left the state: nobody will ever say more about them.
-pub(super) fn gone(state: &ClusterState, receipts: &[pb::Receipt]) -> BTreeSet<(JobId, CheckpointSeq)> {
+/// The receipts of checkpoints that are over, or whose records have left the state. The leader passes over them, and their
+/// agents were told when it was decided; but one that was frozen then, or wrote the bytes later, never heard of it.
+pub(super) fn over(state: &ClusterState, receipts: &[pb::Receipt]) -> BTreeSet<(JobId, CheckpointSeq)> {
     let parse = |receipt: &pb::Receipt| {
         let attempt: AttemptId = receipt.attempt.parse().ok()?;
         Some((attempt.group.job, receipt.checkpoint.parse().ok()?))
     };
-    receipts.iter().filter_map(parse).filter(|(job, seq)| is_gone(state, *job, *seq)).collect()
+    receipts.iter().filter_map(parse).filter(|(job, seq)| is_over(state, *job, *seq)).collect()
+}
+
+fn is_over(state: &ClusterState, job: JobId, seq: CheckpointSeq) -> bool {
+    let checkpoint = state.jobs.get(&job).and_then(|job| job.checkpoints.get(&seq));
+    match checkpoint.map(|checkpoint| checkpoint.state) {
+        Some(CheckpointState::Open | CheckpointState::Sealed) => false,
+        Some(CheckpointState::Aborted | CheckpointState::Quarantined | CheckpointState::Retired) => true,
+        None => is_gone(state, job, seq),
+    }
 }
 
 /// Whether the checkpoint was known and is not any more. Its number was given out by this very state, so the state is
@@ -148,12 +158,38 @@ mod tests {
                 checkpoint: checkpoint.to_owned(),
                 ..pb::Receipt::default()
             };
-            let found = gone(&state, &[receipt]);
+            let found = over(&state, &[receipt]);
             assert_eq!(found.len(), usize::from(expected), "{attempt} {checkpoint}");
             for (job, seq) in found {
                 assert_eq!(update(&state, job, seq).state, "gone");
             }
         }
         assert_eq!(update(&state, JobId(1), CheckpointSeq(4)).state, "unknown");
+    }
+
+    #[test]
+    fn a_receipt_of_a_checkpoint_that_is_over_is_answered_and_one_that_is_open_is_not() {
+        let mut state = state();
+        let at = serde_json::to_value(WallTime(1)).expect("a time");
+        let record = |word: &str| -> Checkpoint {
+            let value = serde_json::json!({
+                "seq": "ck3", "step": 1, "attempt": "j1/0@1.1", "world_size": 1, "state": word, "opened_at": at,
+                "sealed_at": null, "shards": [], "manifest_root": null, "durability": null, "degraded": false,
+                "proven": false, "pinned": false, "reason": null,
+            });
+            serde_json::from_value(value).expect("a checkpoint")
+        };
+        let receipt = pb::Receipt {
+            attempt: "j1/0@1.1".to_owned(),
+            checkpoint: "ck3".to_owned(),
+            ..pb::Receipt::default()
+        };
+        let expected = [("open", 0), ("sealed", 0), ("aborted", 1), ("retired", 1), ("quarantined", 1)];
+        for (word, count) in expected {
+            let job = state.jobs.get_mut(&JobId(1)).expect("it is left");
+            job.checkpoints.insert(CheckpointSeq(3), record(word));
+            let found = over(&state, std::slice::from_ref(&receipt));
+            assert_eq!(found.len(), count, "{word}");
+        }
     }
 }

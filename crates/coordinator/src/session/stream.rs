@@ -214,7 +214,7 @@ impl Session {
         heartbeat: pb::Heartbeat,
         grants: &mpsc::Sender<pb::LeaseGrant>,
     ) -> Result<(), End> {
-        let gone = self.gone(&heartbeat.receipts);
+        let over = self.over(&heartbeat.receipts);
         let relayed = RelayedHeartbeat {
             node: self.node.to_string(),
             registration: self.registration.0,
@@ -224,15 +224,15 @@ impl Session {
             tracing::debug!(node = %self.node, %failure, "a heartbeat was dropped");
         }
         // After the heartbeat is on its way: a lease waits for nothing.
-        self.send_pages(&gone).await
+        self.send_pages(&over).await
     }
 
-    /// Receipts that the agent would repeat for ever: the leader passes over what it has no record of.
-    fn gone(&self, receipts: &[pb::Receipt]) -> Vec<(JobId, CheckpointSeq)> {
+    /// Receipts that the agent would repeat for ever: the leader passes over what is over, and what it has no record of.
+    fn over(&self, receipts: &[pb::Receipt]) -> Vec<(JobId, CheckpointSeq)> {
         if receipts.is_empty() {
             return Vec::new();
         }
-        self.member.state(|state| checkpoints::gone(state, receipts)).into_iter().collect()
+        self.member.state(|state| checkpoints::over(state, receipts)).into_iter().collect()
     }
 
     fn handle_observations(
