@@ -8,10 +8,10 @@ use outlast_local::Builder;
 use super::harness::{Job, Outlast, digest, digits, exe, is_root, shell, undisturbed_digest, wait_for};
 
 /// A small file system, gone when dropped.
-struct SmallDisk(PathBuf);
+pub(crate) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn mount(path: &Path, size: &str) -> Self {
+    pub(crate) fn mount(path: &Path, size: &str) -> Self {
         std::fs::create_dir_all(path).expect("the mount point can be made");
         let options = format!("size={size},mode=0700");
         let status =
@@ -29,7 +29,7 @@ impl Drop for SmallDisk {
 }
 
 /// Takes room until `left_kib` are left of it; none of the rest where that is zero. Gone with the file.
-fn fill(disk: &Path, left_kib: u64) -> PathBuf {
+pub(crate) fn fill(disk: &Path, left_kib: u64) -> PathBuf {
     let filler = disk.join("filler");
     let of = format!("of={}", filler.display());
     // It ends with "no space left": that is the point.

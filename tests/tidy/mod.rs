@@ -1,6 +1,7 @@
 //! The rules of the source tree: what a reviewer would otherwise have to remember.
 
 mod dependencies;
+mod failpoints;
 mod layers;
 mod sources;
 

@@ -18,6 +18,8 @@ cargo xtask COMMAND
   python          the Python environment that some tests need; `test` and `unit` make it too
   fuzz [N]        every decoder, and `apply`, with N edited inputs of each kind (20000, optimised; `test` tries 256)
   kill [N]        the kill tests N times over (20), stopping at the first failure
+  checkpoints [MINUTES]
+                  kills at random while jobs do nothing but save (10 minutes); prints its seed, and OUTLAST_SEED repeats it
 ";
 
 fn main() -> Result<()> {
@@ -40,6 +42,8 @@ fn main() -> Result<()> {
         ["fuzz", cases] => fuzz(Some(cases))?,
         ["kill"] => kill(20)?,
         ["kill", times] => kill(times.parse().context("the number of runs")?)?,
+        ["checkpoints"] => checkpoints(10)?,
+        ["checkpoints", minutes] => checkpoints(minutes.parse().context("the number of minutes")?)?,
         _ => {
             print!("{USAGE}");
             bail!("unknown command {:?}", words.join(" "));
@@ -151,4 +155,12 @@ fn kill(times: u32) -> Result<()> {
         cluster(Some("kill"))?;
     }
     Ok(())
+}
+
+/// The storm of the cluster tests, for longer than CI has time.
+fn checkpoints(minutes: u64) -> Result<()> {
+    build()?;
+    let seconds = (minutes * 60).to_string();
+    let args = ["test", "--workspace", "--test", "all", "--", "storm", "--test-threads", "1", "--nocapture"];
+    cargo_with("kills at random under constant checkpointing", &args, &[("OUTLAST_STORM_SECONDS", &seconds)])
 }

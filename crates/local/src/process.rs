@@ -33,6 +33,14 @@ impl Daemon {
     /// # Errors
     /// When the program or the log file cannot be opened.
     pub fn start(&mut self) -> Result<()> {
+        self.start_with(&[])
+    }
+
+    /// Like `start`, with more variables in its environment; the next start has them no more.
+    ///
+    /// # Errors
+    /// See `start`.
+    pub fn start_with(&mut self, env: &[(&str, &str)]) -> Result<()> {
         if let Some(parent) = self.log.parent() {
             fs::create_dir_all(parent).with_context(|| format!("could not make {}", parent.display()))?;
         }
@@ -40,6 +48,7 @@ impl Daemon {
         let log = log.with_context(|| format!("could not open {}", self.log.display()))?;
         let child = Command::new(&self.exe)
             .args(&self.args)
+            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("could not share the log file")?)
             .stderr(log)

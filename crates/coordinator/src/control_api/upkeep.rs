@@ -151,7 +151,7 @@ mod tests {
         let spec = Box::new(spec::parse(&file).expect("valid"));
         state.apply(2, &envelope("r-2", Command::SubmitJob { spec, bundle: None }));
         let mut job = state.jobs[&JobId(1)].clone();
-        assert_eq!(now(&state, &job), None, "nothing is sealed yet");
+        assert_eq!(now(&state, &job, WallTime(9_000)), None, "nothing is sealed yet");
         let sealed = json!({
             "seq": "ck1", "step": 1, "attempt": "j1/0@1.1", "world_size": 1, "state": "sealed", "opened_at": 1,
             "sealed_at": 2, "shards": [], "manifest_root": null, "durability": "local", "degraded": false,
@@ -159,12 +159,12 @@ mod tests {
         });
         let sealed: Checkpoint = serde_json::from_value(sealed).expect("a checkpoint");
         job.checkpoints.insert(sealed.seq, sealed);
-        let told = now(&state, &job).expect("told");
+        let told = now(&state, &job, WallTime(9_000)).expect("told");
         assert!(
             told.contains("1 checkpoints are to be in the object store") && told.contains("--store"),
             "{told}"
         );
         job.spec.checkpoint.durability = None;
-        assert_eq!(now(&state, &job), None, "not wanted");
+        assert_eq!(now(&state, &job, WallTime(9_000)), None, "not wanted");
     }
 }
