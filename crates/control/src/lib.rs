@@ -5,4 +5,5 @@
 
 pub mod lease;
 pub mod plan;
+pub mod planted;
 pub mod state;

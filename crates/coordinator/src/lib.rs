@@ -44,3 +44,8 @@ pub use coordinator::{Coordinator, RunningCoordinator};
 pub use error::StartError;
 pub use rebuild::{recover, restore, restore_remains};
 pub use remains::{FindError, find_remains};
+
+const _: () = assert!(
+    !outlast_control::planted::IS_IN_THIS_BUILD,
+    "the simulator's planted bugs are in this build: leave the feature `planted` off"
+);

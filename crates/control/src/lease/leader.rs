@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use outlast_types::{BootTime, Millis, NodeId, RegistrationId, Timers};
 
+use crate::planted::planted;
+
 /// A gap between two ticks above this is the leader's own stall (L3).
 const STALL_MS: Millis = 500;
 /// L5: fewer than this many late nodes are never the leader's fault.
@@ -94,7 +96,7 @@ impl LeaderLeases {
         now: BootTime,
         nodes: impl IntoIterator<Item = (NodeId, RegistrationId)>,
     ) -> Self {
-        let grace_until = now.plus(timers.leader_lease_ms());
+        let grace_until = now.plus(if planted!(NoGrace) { 0 } else { timers.leader_lease_ms() });
         let entry = |registration| Entry {
             registration,
             expiry: grace_until,
@@ -147,7 +149,8 @@ impl LeaderLeases {
             if entry.registration != receipt.registration || entry.refused {
                 continue;
             }
-            entry.expiry = entry.expiry.max(receipt.received_at.plus(self.timers.leader_lease_ms()));
+            let patience_ms = if planted!(ShortPatience) { 3_000 } else { self.timers.leader_lease_ms() };
+            entry.expiry = entry.expiry.max(receipt.received_at.plus(patience_ms));
             entry.last_heard = entry.last_heard.max(receipt.received_at);
             let grant = grants.entry(&receipt.node).or_insert_with(|| Grant {
                 node: receipt.node.clone(),

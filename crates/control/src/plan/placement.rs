@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use outlast_types::{JobId, JobSpec, NodeId, Resources};
 
 use super::Observations;
+use crate::planted::planted;
 use crate::state::{Attempt, ClusterState, Group, Job, Node, Placed};
 
 /// Nodes that a reason for people names.
@@ -98,6 +99,9 @@ impl<'a> Ledger<'a> {
             taken.push((rank, node, gpus));
         }
         taken.sort();
+        if planted!(LoseLastRank) && taken.len() > 1 {
+            taken.pop();
+        }
         let nodes = taken.iter().map(|(_, node, _)| node.clone());
         self.given.entry(wanted.job.id).or_default().extend(nodes);
         let placed = |(rank, node, gpus): (u32, NodeId, Vec<u32>)| {
@@ -199,7 +203,7 @@ fn slot<'a>(state: &ClusterState, node: &'a Node) -> Slot<'a> {
         custom: node.resources.custom.clone(),
         domain: node.failure_domain(),
     };
-    for (_, _, _, seat) in state.held_on(&node.id) {
+    for (_, _, _, seat) in state.held_on(&node.id).filter(|_| !planted!(DoubleCapacity)) {
         free.gpus.retain(|gpu| !seat.gpus.contains(gpu));
         free.subtract(&seat.resources);
     }

@@ -8,6 +8,7 @@ use outlast_types::{AttemptId, Cause, Millis, NodeId, Timers};
 use super::placement::Wanted;
 use super::restore::{self, Restore};
 use super::{AGAIN_MS, Pass, STARTS_MAX, seals};
+use crate::planted::planted;
 use crate::state::{
     Assignment, AssignmentPhase, Attempt, AttemptPhase, Command, Group, Job, Outcome, Placed, Rung,
 };
@@ -39,7 +40,7 @@ pub(super) fn stopping(pass: &mut Pass<'_>, job: &Job, group: &Group, attempt: &
     if attempt.cause == Some(Cause::Completed) {
         return end(pass, &attempt.id);
     }
-    if job.is_ending() || group.done {
+    if job.is_ending() && !planted!(StartCancelled) || group.done {
         let patience = job.spec.recovery.stop_grace.millis().saturating_add(RELEASE_WAIT_MS);
         if end_if_idle(pass, attempt, patience) {
             return;
@@ -163,6 +164,7 @@ fn try_start(pass: &mut Pass<'_>, job: &Job, group: &Group) -> Result<Command, S
         return Err(format!("it failed {failures} times in a row: the next try is at {until}"));
     }
     if job.spec.exclusive
+        && !planted!(ShareExclusive)
         && let Some((attempt, seat)) = held_anywhere(group)
     {
         return Err(format!(

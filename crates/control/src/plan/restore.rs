@@ -4,6 +4,7 @@
 use outlast_types::{Cause, CauseClass, CheckpointSeq};
 
 use super::{AGAIN_MS, Pass};
+use crate::planted::planted;
 use crate::state::{Attempt, Checkpoint, CheckpointState, Command, Group, Job, RestoreDecision};
 
 pub(super) enum Restore {
@@ -24,6 +25,9 @@ pub(super) fn decide(pass: &mut Pass<'_>, job: &Job, group: &Group) -> Restore {
         }
         if let Some(rank) = lost_rank(checkpoint) {
             return quarantine(pass, job, checkpoint, rank);
+        }
+        if planted!(UnreadIsNone) {
+            return Restore::From(RestoreDecision::default());
         }
         let wait_ms = job.spec.recovery.restore_wait.millis();
         let since = pass.seen.unreachable_since.get(&(group.id, checkpoint.seq)).copied();

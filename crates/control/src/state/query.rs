@@ -7,6 +7,8 @@ use outlast_types::{
     AttemptId, CheckpointSeq, Durability, GroupId, JobId, JobSpec, Millis, NodeId, NodeResources, WallTime,
 };
 
+use crate::planted::planted;
+
 use super::{
     Assignment, Attempt, Checkpoint, CheckpointState, ClusterState, Group, Holder, Job, Node, NodeCondition,
     ShardRecord, ShardTask,
@@ -105,7 +107,7 @@ impl ClusterState {
     /// What is left of a node; nothing for an unknown one. `gpus`: the free devices.
     pub fn free_resources(&self, node: &NodeId) -> NodeResources {
         let mut free = self.nodes.get(node).map(|node| node.resources.clone()).unwrap_or_default();
-        for (_, _, _, assignment) in self.held_on(node) {
+        for (_, _, _, assignment) in self.held_on(node).filter(|_| !planted!(DoubleCapacity)) {
             take(&mut free, assignment);
         }
         free
@@ -127,7 +129,7 @@ impl ClusterState {
         let domains: BTreeSet<String> = self
             .live_holders(holders)
             .filter_map(|holder| self.nodes.get(&holder.node))
-            .map(Node::failure_domain)
+            .map(|node| if planted!(CountNodes) { node.id.to_string() } else { node.failure_domain() })
             .collect();
         domains.len()
     }

@@ -3,6 +3,7 @@
 use outlast_types::{AttemptId, Cause, CauseClass, GroupId, JobId, JobKind, NodeId, WallTime};
 
 use super::{Context, Handled, REASON_BYTES_MAX, bounded, conflict, fenced, not_found};
+use crate::planted::planted;
 use crate::state::{
     Attempt, AttemptPhase, CheckpointState, ClusterState, Event, Group, Incarnation, Job, JobState, Outcome,
     Refusal, Response,
@@ -76,6 +77,10 @@ impl ClusterState {
         }
         attempt.phase = AttemptPhase::Stopping;
         attempt.stopping_at = Some(cx.at);
+        #[cfg(feature = "planted")]
+        if planted!(ApplyAsksClock) {
+            attempt.stopping_at = Some(WallTime(crate::planted::clock()));
+        }
         attempt.graceful_stop = graceful;
         attempt.cause = Some(cause.clone());
         let ran_ms = attempt.running_at.map_or(0, |since| cx.at.since(since));
@@ -158,6 +163,9 @@ impl ClusterState {
         reason: &str,
         of: impl Fn(AttemptId) -> bool,
     ) {
+        if planted!(SealWithoutAttempt) {
+            return;
+        }
         let Some(record) = self.jobs.get_mut(&job) else { return };
         let open =
             record.checkpoints.values_mut().filter(|checkpoint| checkpoint.state == CheckpointState::Open);

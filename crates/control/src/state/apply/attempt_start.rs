@@ -7,6 +7,7 @@ use outlast_types::{AttemptId, Cause, GroupId, NodeId, NodeResources};
 
 use super::attempt_end::outcome_of;
 use super::{Context, Handled, REASON_BYTES_MAX, bounded, conflict, invalid, not_found};
+use crate::planted::planted;
 use crate::state::{
     Assignment, AssignmentPhase, Attempt, AttemptPhase, ClusterState, Event, Group, Incarnation, Job, Limits,
     Placed, Refusal, Response, RestoreDecision, Rung,
@@ -51,7 +52,7 @@ impl ClusterState {
         }
         cx.tell(Event::AttemptStarted { attempt: id, rung: start.rung, restore_from: start.restore.from });
         if let Some(group) = self.group_mut(&id.group) {
-            group.next_number = id.number + 1;
+            group.next_number = id.number + u64::from(!planted!(ReuseAttemptNumber) || id.number == 1);
             group.attempts.push_back(attempt);
             for gone in trim(group) {
                 self.index.forget_failure(&gone);
@@ -120,7 +121,7 @@ impl ClusterState {
 
     /// Invariant 23: an exclusive group starts only when nothing of it is held anywhere, on nodes that can fence.
     fn check_exclusive(&self, job: &Job, group: &Group, placed: &[Placed]) -> Result<(), Refusal> {
-        if !job.spec.exclusive {
+        if !job.spec.exclusive || planted!(ShareExclusive) {
             return Ok(());
         }
         let held = group.attempts.iter().flat_map(|attempt| &attempt.assignments).find(|a| a.is_held());
@@ -141,6 +142,9 @@ impl ClusterState {
         if restore.passed_over.len() > PASSED_OVER_MAX {
             return Err(invalid(format!("at most {PASSED_OVER_MAX} checkpoints can be passed over")));
         }
+        if planted!(UnreadIsNone) {
+            return Ok(());
+        }
         let sealed = job.sealed_of(group.id.index);
         let passed = |seq| restore.passed_over.iter().any(|(passed, _)| *passed == seq);
         let expected = sealed.iter().map(|checkpoint| checkpoint.seq).find(|seq| !passed(*seq));
@@ -158,7 +162,7 @@ impl ClusterState {
 }
 
 fn check_group(job: &Job, group: &Group, start: &Start<'_>) -> Result<(), Refusal> {
-    if job.is_ending() || group.done {
+    if job.is_ending() && !planted!(StartCancelled) || group.done {
         return Err(conflict(format!("group {} is over", group.id)));
     }
     let newest = group.next_number.saturating_sub(1);
@@ -178,6 +182,7 @@ fn check_group(job: &Job, group: &Group, start: &Start<'_>) -> Result<(), Refusa
         _ => {}
     }
     let (_, world) = job.spec.shape();
+    let world = world - u32::from(planted!(LoseLastRank) && world > 1);
     let whole = start.placed.len() == world as usize
         && start.placed.iter().zip(0..).all(|(place, rank): (&Placed, u32)| place.rank == rank);
     if whole {

@@ -5,6 +5,7 @@ use outlast_types::{AttemptId, Cause, NodeId};
 
 use super::coordinators::too_old;
 use super::{Context, Handled, conflict, exhausted, fenced};
+use crate::planted::planted;
 use crate::state::{
     AssignmentPhase, ClusterState, Event, Limits, Node, NodeCondition, Refusal, Registration, Response,
 };
@@ -84,7 +85,9 @@ impl ClusterState {
             if let Some((_, _, exit)) = new.exited.iter().find(|(id, of, _)| is_this(id, *of)) {
                 self.exited(cx, &new.node, &attempt, rank, exit);
                 self.release(cx, &attempt, rank);
-            } else if new.adopted.iter().any(|adopted| is_this(&adopted.attempt, adopted.rank)) {
+            } else if !planted!(AdoptedIsGone)
+                && new.adopted.iter().any(|adopted| is_this(&adopted.attempt, adopted.rank))
+            {
                 self.adopt(cx, new, &attempt, rank);
             } else {
                 missing.push((attempt, rank));
