@@ -11,6 +11,7 @@ use super::root;
 const PURE: &[(&str, &[&str])] = &[
     ("outlast-types", &["humantime", "serde", "serde_json", "strsim", "thiserror"]),
     ("outlast-control", &["outlast-types", "rmp-serde", "serde", "thiserror"]),
+    ("outlast-testkit", &["outlast-control", "outlast-types"]),
 ];
 
 /// A dependency that only the named crates may have.
@@ -24,10 +25,21 @@ const ONLY: &[(&str, &[&str])] = &[
     ("outlast-coordinator", &["outlast"]),
     ("outlast-agent", &["outlast"]),
     ("outlast-local", &["outlast", "outlast-tests"]),
+    ("outlast-testkit", &[]),
 ];
 
 /// Crate → what it depends on outside its tests.
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let of = |package: &Value| {
+        let all = package["dependencies"].as_array().expect("dependencies").iter();
+        all.filter(|d| d["kind"].is_null()).map(|d| text(&d["name"])).collect::<BTreeSet<_>>()
+    };
+    packages().iter().map(|package| (text(&package["name"]), of(package))).collect()
+}
+
+/// The workspace's own, as cargo describes them.
+fn packages() -> Vec<Value> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let output = Command::new(cargo)
         .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
@@ -35,13 +47,7 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
         .output()
         .expect("cargo runs");
     let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo metadata is JSON");
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let packages = metadata["packages"].as_array().expect("packages").iter();
-    let of = |package: &Value| {
-        let all = package["dependencies"].as_array().expect("dependencies").iter();
-        all.filter(|d| d["kind"].is_null()).map(|d| text(&d["name"])).collect::<BTreeSet<_>>()
-    };
-    packages.map(|package| (text(&package["name"]), of(package))).collect()
+    metadata["packages"].as_array().expect("packages").clone()
 }
 
 #[test]
@@ -60,6 +66,25 @@ fn tidy_dangerous_dependencies_have_only_their_users() {
         for (dependency, users) in ONLY {
             let allowed = users.contains(&name.as_str()) || !used.contains(*dependency);
             assert!(allowed, "{name} must not use {dependency}; only {users:?} may");
+        }
+    }
+}
+
+/// The simulator's planted bugs are behind a feature that only the simulator can ask for, and does not by itself.
+#[test]
+fn tidy_no_build_has_the_planted_bugs_unasked() {
+    for package in packages() {
+        let name = package["name"].as_str().expect("a name");
+        let asked = package["dependencies"].as_array().expect("dependencies").iter().any(|dependency| {
+            let features = dependency["features"].as_array().expect("features");
+            features.iter().any(|feature| feature == "planted")
+        });
+        assert!(!asked, "{name} asks for planted bugs");
+        for (feature, enables) in package["features"].as_object().expect("features") {
+            let enables = enables.as_array().expect("a list").iter().filter_map(Value::as_str);
+            let plants = enables.filter(|enabled| enabled.contains("planted")).count() > 0;
+            let may = name == "outlast-testkit" && feature == "planted";
+            assert!(may || !plants, "the feature {feature} of {name} brings planted bugs");
         }
     }
 }
