@@ -11,7 +11,8 @@ use anyhow::{Context, Result, bail, ensure};
 const USAGE: &str = "\
 cargo xtask COMMAND
 
-  test            everything that CI runs: format, lints, unit and property tests, clusters of real processes
+  test            everything that CI runs: format, lints, unit and property tests, simulation, clusters of real
+                  processes
   lint            format, lints and dependencies only
   unit            the tests of the crates, without clusters
   cluster [NAME]  clusters of real processes only; NAME picks tests whose name holds it
@@ -20,6 +21,8 @@ cargo xtask COMMAND
   kill [N]        the kill tests N times over (20), stopping at the first failure
   checkpoints [MINUTES]
                   kills at random while jobs do nothing but save (10 minutes); prints its seed, and OUTLAST_SEED repeats it
+  sim ...         the control logic under simulation: --short (what `test` runs), --seeds N [--from S],
+                  --seed S [--bug NAME] [--trace], --planted
 ";
 
 fn main() -> Result<()> {
@@ -31,6 +34,7 @@ fn main() -> Result<()> {
             lint()?;
             unit()?;
             fuzz(None)?;
+            sim(&["--short"])?;
             cluster(None)?;
         }
         ["lint"] => lint()?,
@@ -40,6 +44,7 @@ fn main() -> Result<()> {
         ["cluster", name] => cluster(Some(name))?,
         ["fuzz"] => fuzz(Some("20000"))?,
         ["fuzz", cases] => fuzz(Some(cases))?,
+        ["sim", rest @ ..] => sim(rest)?,
         ["kill"] => kill(20)?,
         ["kill", times] => kill(times.parse().context("the number of runs")?)?,
         ["checkpoints"] => checkpoints(10)?,
@@ -147,6 +152,15 @@ fn fuzz(cases: Option<&str>) -> Result<()> {
         }
     };
     cargo_with("fuzzing", &args, &[("PROPTEST_CASES", cases)])
+}
+
+/// In a profile and with a feature of its own, and so of this package alone: nothing else is ever built with planted bugs.
+fn sim(words: &[&str]) -> Result<()> {
+    let mut args =
+        vec!["run", "--quiet", "--profile", "sim", "-p", "outlast-testkit", "--features", "planted"];
+    args.extend(["--bin", "sim", "--"]);
+    args.extend(words);
+    cargo("simulation", &args)
 }
 
 fn kill(times: u32) -> Result<()> {
