@@ -35,7 +35,7 @@ fn subject(command: &Command) -> Option<Subject> {
         | Command::RequestCheckpoint { attempt, .. } => Subject::Group(attempt.group),
         Command::SealCheckpoint { job, seq, .. }
         | Command::AbortCheckpoint { job, seq, .. }
-        | Command::RetireCheckpoint { job, seq }
+        | Command::RetireCheckpoint { job, seq, .. }
         | Command::QuarantineCheckpoint { job, seq, .. }
         | Command::OrderShards { job, seq, .. }
         | Command::ProveCheckpoint { job, seq, .. }
