@@ -1,6 +1,6 @@
 //! The cluster: started as an operator would start it, from the command line.
 
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,18 @@ use tempfile::TempDir;
 use crate::process::Daemon;
 use crate::tree::{Found, find_processes};
 
+/// Where a daemon runs that does not run on loopback: an address of its own, and the words that lead there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub ip: IpAddr,
+    /// A command that runs the words after it there, in the process that was started (`nsenter --net=…`).
+    pub enter: Vec<String>,
+}
+
+/// The ports at places, where nobody else listens.
+const COORDINATOR_PORT: u16 = 7400;
+const AGENT_PORT: u16 = 7401;
+
 /// What kind of cluster is wanted.
 pub struct Builder {
     exe: PathBuf,
@@ -20,12 +32,21 @@ pub struct Builder {
     agents: usize,
     agent_args: Vec<String>,
     folder: Option<PathBuf>,
+    /// Of the coordinators, then of the agents; none: all on loopback.
+    places: Vec<Place>,
 }
 
 impl Builder {
     /// `exe`: the `outlast` binary.
     pub fn new(exe: impl Into<PathBuf>) -> Self {
-        Self { exe: exe.into(), coordinators: 3, agents: 4, agent_args: Vec::new(), folder: None }
+        Self {
+            exe: exe.into(),
+            coordinators: 3,
+            agents: 4,
+            agent_args: Vec::new(),
+            folder: None,
+            places: Vec::new(),
+        }
     }
     pub fn coordinators(mut self, n: usize) -> Self {
         self.coordinators = n;
@@ -46,6 +67,14 @@ impl Builder {
         self
     }
 
+    /// Where each coordinator and each agent runs, instead of on loopback; as many of each as there are places.
+    pub fn places(mut self, coordinators: Vec<Place>, agents: Vec<Place>) -> Self {
+        (self.coordinators, self.agents) = (coordinators.len(), agents.len());
+        self.places = coordinators;
+        self.places.extend(agents);
+        self
+    }
+
     /// Starts everything and waits until it is whole: all coordinators vote, all agents are ready.
     ///
     /// # Errors
@@ -56,8 +85,8 @@ impl Builder {
             .tempdir()
             .context("could not make a temporary folder")?;
         let root = self.folder.clone().unwrap_or_else(|| temp.path().to_path_buf());
-        let ports = free_ports(self.coordinators + self.agents)?;
-        let address = |i: usize| format!("127.0.0.1:{}", ports[i]);
+        let addresses = self.addresses()?;
+        let address = |i: usize| addresses[i].clone();
         let coordinators: Vec<Daemon> =
             (0..self.coordinators).map(|i| self.coordinator(&root, i, address(i), &address(0))).collect();
         let endpoints: Vec<String> = coordinators.iter().map(|c| c.address.clone()).collect();
@@ -69,6 +98,25 @@ impl Builder {
         let mut cluster = LocalCluster { coordinators, agents, client, root, _temp: temp };
         cluster.bring_up().await?;
         Ok(cluster)
+    }
+
+    fn addresses(&self) -> Result<Vec<String>> {
+        if self.places.is_empty() {
+            let ports = free_ports(self.coordinators + self.agents)?;
+            return Ok(ports.iter().map(|port| format!("127.0.0.1:{port}")).collect());
+        }
+        let port = |i| if i < self.coordinators { COORDINATOR_PORT } else { AGENT_PORT };
+        Ok(self.places.iter().enumerate().map(|(i, place)| format!("{}:{}", place.ip, port(i))).collect())
+    }
+
+    /// The daemon at the `i`th place.
+    fn daemon(&self, i: usize, name: &str, address: String, root: &Path, mut args: Vec<String>) -> Daemon {
+        let place = self.places.get(i);
+        if place.is_some_and(|place| !place.ip.is_loopback()) {
+            args.push("--insecure".to_owned());
+        }
+        let enter = place.map(|place| place.enter.clone()).unwrap_or_default();
+        Daemon::new(name, address, root, &self.exe, args).with_prefix(enter)
     }
 
     fn coordinator(&self, root: &Path, i: usize, address: String, first: &str) -> Daemon {
@@ -85,7 +133,7 @@ impl Builder {
         } else {
             args.extend(["--join".to_owned(), first.to_owned()]);
         }
-        Daemon::new(&name, address, root, &self.exe, args)
+        self.daemon(i, &name, address, root, args)
     }
 
     fn agent(&self, root: &Path, i: usize, address: String, endpoints: &[String]) -> Daemon {
@@ -99,7 +147,7 @@ impl Builder {
             args.extend(["--coordinator".to_owned(), endpoint.clone()]);
         }
         args.extend(self.agent_args.iter().cloned());
-        Daemon::new(&name, address, root, &self.exe, args)
+        self.daemon(self.coordinators + i, &name, address, root, args)
     }
 }
 
@@ -204,6 +252,17 @@ impl LocalCluster {
             .iter_mut()
             .find(|agent| agent.name == node)
             .with_context(|| format!("no agent is named {node}"))
+    }
+
+    /// The coordinator with this name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn coordinator_mut(&mut self, name: &str) -> Result<&mut Daemon> {
+        self.coordinators
+            .iter_mut()
+            .find(|coordinator| coordinator.name == name)
+            .with_context(|| format!("no coordinator is named {name}"))
     }
 
     /// Everything of this cluster that is alive, whoever started it.

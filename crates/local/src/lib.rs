@@ -7,6 +7,6 @@ mod cluster;
 mod process;
 mod tree;
 
-pub use cluster::{Builder, LocalCluster};
+pub use cluster::{Builder, LocalCluster, Place};
 pub use process::Daemon;
 pub use tree::{Found, find_processes};

@@ -1,5 +1,6 @@
 //! One daemon: an `outlast coordinator` or `outlast agent` process.
 
+use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -17,6 +18,8 @@ pub struct Daemon {
     pub folder: PathBuf,
     exe: PathBuf,
     args: Vec<String>,
+    /// Words before the program: where, and under which clock, it runs.
+    prefix: Vec<String>,
     log: PathBuf,
     child: Option<Child>,
 }
@@ -25,7 +28,46 @@ impl Daemon {
     pub(crate) fn new(name: &str, address: String, root: &Path, exe: &Path, args: Vec<String>) -> Self {
         let folder = root.join(name);
         let log = root.join("logs").join(format!("{name}.log"));
-        Self { name: name.to_owned(), address, folder, exe: exe.to_path_buf(), args, log, child: None }
+        let (exe, prefix) = (exe.to_path_buf(), Vec::new());
+        Self { name: name.to_owned(), address, folder, exe, args, prefix, log, child: None }
+    }
+
+    pub(crate) fn with_prefix(mut self, prefix: Vec<String>) -> Self {
+        self.prefix = prefix;
+        self
+    }
+
+    /// Words that stand before the program from the next start on. They must end in the program itself, in the same
+    /// process (as `nsenter` and `unshare` do).
+    pub fn set_prefix(&mut self, prefix: Vec<String>) {
+        self.prefix = prefix;
+    }
+
+    pub fn prefix(&self) -> &[String] {
+        &self.prefix
+    }
+
+    /// Where its output goes.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// From the next start on it joins through these coordinators, should its folder be empty: one that was removed
+    /// must not found a cluster of its own.
+    pub fn join_through(&mut self, addresses: &[String]) {
+        let mut kept = Vec::new();
+        let mut args = std::mem::take(&mut self.args).into_iter();
+        while let Some(arg) = args.next() {
+            match arg.as_str() {
+                "--init" => {}
+                "--join" => drop(args.next()),
+                _ => kept.push(arg),
+            }
+        }
+        for address in addresses {
+            kept.extend(["--join".to_owned(), address.clone()]);
+        }
+        self.args = kept;
     }
 
     /// Starts the process; its output is appended to its log file.
@@ -46,7 +88,9 @@ impl Daemon {
         }
         let log = OpenOptions::new().create(true).append(true).open(&self.log);
         let log = log.with_context(|| format!("could not open {}", self.log.display()))?;
-        let child = Command::new(&self.exe)
+        let mut words = self.prefix.iter().map(OsStr::new).chain([self.exe.as_os_str()]);
+        let child = Command::new(words.next().unwrap_or(self.exe.as_os_str()))
+            .args(words)
             .args(&self.args)
             .envs(env.iter().copied())
             .stdin(Stdio::null())
@@ -131,5 +175,32 @@ pub(crate) fn send(pid: i32, signal: Signal) {
 impl Drop for Daemon {
     fn drop(&mut self) {
         self.kill_tree();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_removed_founder_joins_and_founds_nothing() {
+        let args = ["coordinator", "--init", "--listen", "a:1", "--join", "b:1"].map(str::to_owned).to_vec();
+        let mut daemon = Daemon::new("c1", "a:1".to_owned(), Path::new("/none"), Path::new("outlast"), args);
+        daemon.join_through(&["c:1".to_owned(), "d:1".to_owned()]);
+        assert_eq!(daemon.args, ["coordinator", "--listen", "a:1", "--join", "c:1", "--join", "d:1"]);
+    }
+
+    #[test]
+    fn the_prefix_runs_the_program_in_the_process_that_was_started() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let args = ["-c", "echo $$ $WHERE"].map(str::to_owned).to_vec();
+        let mut daemon = Daemon::new("c1", String::new(), folder.path(), Path::new("/bin/sh"), args);
+        daemon.set_prefix(vec!["env".to_owned(), "WHERE=elsewhere".to_owned()]);
+        daemon.start().expect("it starts");
+        let pid = daemon.pid().expect("it runs");
+        while daemon.is_running() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        assert_eq!(daemon.log_tail(1), format!("{pid} elsewhere"));
     }
 }
