@@ -24,8 +24,8 @@ const ONLY: &[(&str, &[&str])] = &[
     ("outlast-process", &["outlast-agent", "outlast"]),
     ("outlast-coordinator", &["outlast"]),
     ("outlast-agent", &["outlast"]),
-    ("outlast-local", &["outlast", "outlast-tests"]),
     ("outlast-testkit", &[]),
+    ("outlast-local", &["outlast", "outlast-tests", "outlast-chaos"]),
 ];
 
 /// Crate → what it depends on outside its tests.

@@ -23,6 +23,9 @@ cargo xtask COMMAND
                   kills at random while jobs do nothing but save (10 minutes); prints its seed, and OUTLAST_SEED repeats it
   sim ...         the control logic under simulation: --short (what `test` runs), --seeds N [--from S],
                   --seed S [--bug NAME] [--trace], --planted
+  chaos [ARG]...  faults on a cluster of real processes: --minutes M --nemesis all|short|NAME,… --seed N (see
+                  tests/chaos/README.md); `test` runs a short form
+  soak [ARG]...   a busy machine and a jittered network: counts nodes that are declared lost though nothing is wrong
 ";
 
 fn main() -> Result<()> {
@@ -36,6 +39,7 @@ fn main() -> Result<()> {
             fuzz(None)?;
             sim(&["--short"])?;
             cluster(None)?;
+            chaos("run", SHORT_CHAOS)?;
         }
         ["lint"] => lint()?,
         ["python"] => python_env(),
@@ -45,6 +49,8 @@ fn main() -> Result<()> {
         ["fuzz"] => fuzz(Some("20000"))?,
         ["fuzz", cases] => fuzz(Some(cases))?,
         ["sim", rest @ ..] => sim(rest)?,
+        ["chaos", args @ ..] => chaos("run", args)?,
+        ["soak", args @ ..] => chaos("soak", args)?,
         ["kill"] => kill(20)?,
         ["kill", times] => kill(times.parse().context("the number of runs")?)?,
         ["checkpoints"] => checkpoints(10)?,
@@ -57,6 +63,9 @@ fn main() -> Result<()> {
     println!("\nxtask: {} done in {:.0} s", words.join(" "), started.elapsed().as_secs_f64());
     Ok(())
 }
+
+/// Two minutes with start, healing and the last look; the same faults each time, so that a red run is not a new one.
+const SHORT_CHAOS: &[&str] = &["--minutes", "1.5", "--nemesis", "short", "--seed", "7"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_path_buf()
@@ -177,4 +186,11 @@ fn checkpoints(minutes: u64) -> Result<()> {
     let seconds = (minutes * 60).to_string();
     let args = ["test", "--workspace", "--test", "all", "--", "storm", "--test-threads", "1", "--nocapture"];
     cargo_with("kills at random under constant checkpointing", &args, &[("OUTLAST_STORM_SECONDS", &seconds)])
+}
+
+/// The harness is a program of its own: it runs itself again inside a network that it makes, where it may.
+fn chaos(what: &str, args: &[&str]) -> Result<()> {
+    build()?;
+    let words = ["run", "--quiet", "--workspace", "--bin", "outlast-chaos", "--", what];
+    cargo(&format!("chaos {what}"), &[&words[..], args].concat())
 }
