@@ -10,6 +10,7 @@
 //! the load of the API, and end at once when the office is dropped.
 
 mod board;
+mod changes;
 mod in_flight;
 mod lease_loop;
 mod lost;
@@ -105,9 +106,9 @@ async fn hold_office(member: &Arc<Member>, term: u64) {
     let mut tasks = JoinSet::new();
     tasks.spawn(lease_loop::run(member.clone(), incarnation, board.clone(), inbox, soft));
     tasks.spawn(planner_loop::run(member.clone(), incarnation, board.clone(), soft_inbox));
-    tasks.spawn(finish_joint(member.clone()));
+    tasks.spawn(changes::finish(member.clone()));
     member.office.send_replace(Some(Arc::new(Office { board, confirms })));
-    // The tasks never end before the office does, except that which finishes a membership change.
+    // The tasks never end before the office does.
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended
             && error.is_panic()
@@ -138,18 +139,4 @@ async fn pass_barrier(member: &Arc<Member>, term: u64) -> Option<Incarnation> {
         }
         tokio::time::sleep(RETRY_PAUSE).await;
     }
-}
-
-/// A membership change that a predecessor left in its middle is completed.
-async fn finish_joint(member: Arc<Member>) {
-    const TRIES_MAX: u32 = 60;
-    for _ in 0..TRIES_MAX {
-        match tokio::time::timeout(TRY_DEADLINE, member.consensus.finish_joint()).await {
-            Ok(Ok(_)) => return,
-            Ok(Err(error)) => tracing::debug!(%error, "an unfinished membership change is tried again"),
-            Err(_) => tracing::debug!("an unfinished membership change takes long"),
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-    tracing::warn!("a membership change could not be finished; the next leader tries again");
 }
