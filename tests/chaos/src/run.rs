@@ -159,7 +159,7 @@ async fn wait_whole(bed: &Bed) -> Result<()> {
     let (coordinators, agents) = (bed.coordinators().len(), bed.agents().len());
     let mut last = String::new();
     while began.elapsed() < WHOLE_MAX {
-        match bed.client.cluster_status().await {
+        match bed.status().await {
             Ok(status) => {
                 let votes = |c: &&outlast_proto::control::v1::Coordinator| {
                     c.reachable && (c.role == "leader" || c.role == "follower")
@@ -173,7 +173,7 @@ async fn wait_whole(bed: &Bed) -> Result<()> {
                 }
                 last = format!("{status:?}");
             }
-            Err(err) => last = err.to_string(),
+            Err(err) => last = format!("{err:#}"),
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use outlast_client::Client;
 use outlast_local::{Builder, Daemon, LocalCluster};
+use outlast_proto::control::v1::ClusterStatusResponse;
 
 use super::disk::Disk;
 use super::leftovers::{folder_of, journal_of};
@@ -16,6 +18,8 @@ use crate::entry::Tag;
 
 /// Cores that each agent says it has: more than there are, because the workers hardly use theirs.
 const CPUS: &str = "8";
+/// One coordinator's answer, which waits for a leader for a while itself.
+const STATUS_MAX: Duration = Duration::from_secs(3);
 
 pub(crate) struct Bed {
     /// First, so that it is dropped before the disks that it uses.
@@ -121,13 +125,35 @@ impl Bed {
         self.claims().contains(name)
     }
 
+    /// The cluster as a coordinator sees it that knows a leader: one that was emptied answers too, and knows nothing.
+    ///
+    /// # Errors
+    /// When nobody leads or nobody answers.
+    pub(crate) async fn status(&self) -> Result<ClusterStatusResponse> {
+        let mut names = self.coordinators();
+        // Whoever led last is asked first, by way of the shared client.
+        if let Ok(status) = self.client.cluster_status().await
+            && !status.leader.is_empty()
+        {
+            return Ok(status);
+        }
+        names.retain(|name| !self.is_claimed(name));
+        for name in names {
+            let one = Client::new(vec![self.address(&name).to_owned()]).context("it has no address")?;
+            let status = one.with_timeout(STATUS_MAX).cluster_status().await;
+            if let Some(status) = status.ok().filter(|status| !status.leader.is_empty()) {
+                return Ok(status);
+            }
+        }
+        bail!("nobody leads now")
+    }
+
     /// Which coordinator leads, as far as one that answers knows.
     ///
     /// # Errors
     /// When nobody does or nobody answers.
     pub(crate) async fn leader(&self) -> Result<String> {
-        let status = self.client.cluster_status().await.context("no coordinator answered")?;
-        ensure!(!status.leader.is_empty(), "nobody leads now");
+        let status = self.status().await?;
         let leader = status.coordinators.iter().find(|known| known.id == status.leader);
         let address = &leader.context("the leader is not among the members")?.address;
         let name = self.addresses.iter().find(|(_, at)| *at == address).map(|(name, _)| name.clone());

@@ -22,7 +22,7 @@ const CUT: &str = "import fcntl, os, struct, sys; \
 const UMOUNT_MAX: Duration = Duration::from_secs(10);
 const THROTTLE: &str = "/sys/fs/cgroup/blkio/blkio.throttle.write_iops_device";
 /// Writes a second: an fsync takes some of them.
-const SLOW_IOPS: u32 = 30;
+const SLOW_IOPS: u32 = 20;
 
 /// A mounted file system; gone when dropped.
 pub(crate) struct Disk {

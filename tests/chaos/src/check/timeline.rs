@@ -38,6 +38,11 @@ impl Timeline {
         self.entries.iter().flat_map(|(index, events)| events.iter().map(move |event| (*index, event)))
     }
 
+    /// Whether something between these two indices is known to nobody.
+    pub(crate) fn has_gap_between(&self, one: u64, other: u64) -> bool {
+        self.gaps.iter().any(|(from, to)| *from < other && *to > one)
+    }
+
     pub(crate) fn is_complete(&self) -> bool {
         self.gaps.is_empty()
     }

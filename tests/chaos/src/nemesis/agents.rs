@@ -38,7 +38,7 @@ pub(crate) async fn kill(fault: &mut Fault<'_>, whole_node: bool) -> Result<Effe
         };
         Ok(())
     })?;
-    fault.hold(&[node.clone()], &format!("{workers} workers were there")).await;
+    fault.hold(&format!("{workers} workers were there")).await;
     fault.bed.with(&node, |agent| agent.start())?;
     Ok(Effect::of(true, "it runs again"))
 }
@@ -65,7 +65,8 @@ pub(crate) async fn kill_below(fault: &mut Fault<'_>, below: Below) -> Result<Ef
         let all: Vec<Found> = all.into_iter().filter(|found| is(found, below)).collect();
         let Some(pid) = fault.rng.pick(&all).and_then(|found| Pid::from_raw(found.pid)) else { continue };
         kill_process(pid, Signal::KILL).context("it was gone")?;
-        fault.hold(&[node], &format!("process {}", pid.as_raw_nonzero())).await;
+        fault.aim(&[node]);
+        fault.hold(&format!("process {}", pid.as_raw_nonzero())).await;
         return Ok(Effect::of(true, ""));
     }
     bail!("nothing of that kind runs")
@@ -75,7 +76,7 @@ pub(crate) async fn kill_below(fault: &mut Fault<'_>, below: Below) -> Result<Ef
 pub(crate) async fn pause(fault: &mut Fault<'_>) -> Result<Effect> {
     let node = any(fault).await?;
     signal(fault, &node, Signal::STOP)?;
-    fault.hold(&[node.clone()], "stopped").await;
+    fault.hold("stopped").await;
     signal(fault, &node, Signal::CONT)?;
     Ok(Effect::of(true, "it goes on"))
 }
@@ -98,7 +99,7 @@ pub(crate) async fn power_cut(fault: &mut Fault<'_>) -> Result<Effect> {
         agent.kill_tree();
         Ok(())
     })?;
-    fault.hold(&[node.clone()], "without power").await;
+    fault.hold("without power").await;
     disk.restart()?;
     fault.bed.with(&node, |agent| agent.start())?;
     Ok(Effect::of(is_dead, "power is back"))
@@ -109,7 +110,7 @@ pub(crate) async fn full_disk(fault: &mut Fault<'_>) -> Result<Effect> {
     let disk = fault.bed.disks.get(&node).context("it has no disk of its own")?;
     tokio::task::block_in_place(|| disk.fill())?;
     let is_full = disk.try_write().is_err();
-    fault.hold(&[node.clone()], "no byte is left").await;
+    fault.hold("no byte is left").await;
     disk.empty();
     // One that gave up is started again, as its init system would.
     let ended = fault.bed.with(&node, |agent| Ok(!agent.is_running()))?;
@@ -127,7 +128,8 @@ pub(crate) async fn bit_rot(fault: &mut Fault<'_>) -> Result<Effect> {
     };
     let path = flip_bits(&folder, &mut fault.rng, is_shard)?;
     let note = path.strip_prefix(&folder).unwrap_or(&path).display().to_string();
-    fault.hold(&[ROTTING.to_owned()], &note).await;
+    fault.aim(&[ROTTING.to_owned()]);
+    fault.hold(&note).await;
     Ok(Effect::of(true, note))
 }
 
@@ -140,7 +142,7 @@ pub(crate) async fn clock(fault: &mut Fault<'_>) -> Result<Effect> {
         agent.kill_tree();
         Ok(())
     })?;
-    fault.hold(&[node.clone()], &format!("boot clock {offset:+} s")).await;
+    fault.hold(&format!("boot clock {offset:+} s")).await;
     start_at(fault, &node, offset)
 }
 

@@ -55,16 +55,34 @@ impl Fault<'_> {
         Ok(())
     }
 
-    /// The fault is in force from now on; the time until its end is the one that was planned.
-    pub(crate) async fn hold(&mut self, targets: &[String], note: &str) {
-        self.begin(targets, note);
-        tokio::time::sleep(Duration::from_millis(self.planned.hold_ms)).await;
+    /// Who leads, waiting a little for somebody to.
+    ///
+    /// # Errors
+    /// When nobody does for as long.
+    pub(crate) async fn leader(&self) -> Result<String> {
+        let began = Instant::now();
+        loop {
+            match self.bed.leader().await {
+                Err(_) if began.elapsed() < CLAIM_MAX => tokio::time::sleep(LOOK_EVERY).await,
+                leader => return leader,
+            }
+        }
+    }
+
+    /// What it hits, where it needs nothing to itself.
+    pub(crate) fn aim(&mut self, targets: &[String]) {
+        self.targets = targets.to_vec();
     }
 
     /// It is in force from now on, and whoever does it knows until when.
-    pub(crate) fn begin(&mut self, targets: &[String], note: &str) {
-        self.targets = targets.to_vec();
+    pub(crate) fn begin(&self, note: &str) {
         self.put(Phase::Begin, note, false);
+    }
+
+    /// It is in force from now on, for as long as was planned.
+    pub(crate) async fn hold(&self, note: &str) {
+        self.begin(note);
+        tokio::time::sleep(Duration::from_millis(self.planned.hold_ms)).await;
     }
 
     fn put(&self, phase: Phase, note: &str, effective: bool) {

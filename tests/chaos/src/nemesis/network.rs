@@ -13,7 +13,7 @@ const LOSS_PER_MILLE: u32 = 200;
 
 /// The leader hears nobody and nobody hears it; clients reach both sides.
 pub(crate) async fn partition_leader(fault: &mut Fault<'_>) -> Result<Effect> {
-    let leader = fault.bed.leader().await?;
+    let leader = fault.leader().await?;
     let others = others(fault, &leader);
     let mut pairs = both_ways(&leader, &others);
     // Half of the time it keeps its agents.
@@ -26,7 +26,7 @@ pub(crate) async fn partition_leader(fault: &mut Fault<'_>) -> Result<Effect> {
 
 /// What the leader says is not heard, or what is said to it.
 pub(crate) async fn partition_one_way(fault: &mut Fault<'_>) -> Result<Effect> {
-    let leader = fault.bed.leader().await?;
+    let leader = fault.leader().await?;
     let others = others(fault, &leader);
     let outward = fault.rng.chance(50);
     let pair = |other: &String| match outward {
@@ -40,7 +40,7 @@ pub(crate) async fn partition_one_way(fault: &mut Fault<'_>) -> Result<Effect> {
 
 /// Leader and one follower do not hear each other; who is between them hears both.
 pub(crate) async fn partition_bridge(fault: &mut Fault<'_>) -> Result<Effect> {
-    let leader = fault.bed.leader().await?;
+    let leader = fault.leader().await?;
     let others = others(fault, &leader);
     let other = fault.rng.pick(&others).cloned().context("there is no other coordinator")?;
     let pairs = both_ways(&leader, std::slice::from_ref(&other));
@@ -67,7 +67,8 @@ pub(crate) async fn packet_loss(fault: &mut Fault<'_>) -> Result<Effect> {
     fault.rng.shuffle(&mut names);
     names.truncate(names.len().div_ceil(2));
     network.lose(fault.planned.id, names.clone(), LOSS_PER_MILLE)?;
-    fault.hold(&names, &format!("{} % of what they send is lost", LOSS_PER_MILLE / 10)).await;
+    fault.aim(&names);
+    fault.hold(&format!("{} % of what they send is lost", LOSS_PER_MILLE / 10)).await;
     network.heal(fault.planned.id)?;
     Ok(Effect::of(true, "all is carried again"))
 }
@@ -97,7 +98,8 @@ async fn cut(
     let words: Vec<String> = pairs.iter().map(|(from, to)| format!("{from}→{to}")).collect();
     network.block(fault.planned.id, pairs)?;
     let held = tokio::task::block_in_place(|| !network.connects(&witness.0, &witness.1, COORDINATOR_PORT));
-    fault.hold(targets, &words.join(" ")).await;
+    fault.aim(targets);
+    fault.hold(&words.join(" ")).await;
     network.heal(fault.planned.id)?;
     Ok(Effect::of(held, if held { "it held" } else { "a connection came through" }))
 }
