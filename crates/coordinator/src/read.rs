@@ -94,6 +94,11 @@ async fn confirm_round(member: &Arc<Member>) -> Result<u64, Failure> {
 }
 
 async fn local_round(member: &Arc<Member>) -> Result<u64, Failure> {
+    // A leader that was restarted leads on in its old term, with what it remembers as committed, which may be less than
+    // it has acknowledged: only its barrier shows that everything before is committed.
+    if member.office().is_none() {
+        return Err(no_leader());
+    }
     match tokio::time::timeout(ROUND_DEADLINE, member.consensus.quorum_round()).await {
         Ok(Ok(index)) => Ok(index),
         Ok(Err(error)) => {
@@ -101,5 +106,36 @@ async fn local_round(member: &Arc<Member>) -> Result<u64, Failure> {
             Err(no_leader())
         }
         Err(_) => Err(unconfirmed()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::sync::CancellationToken;
+
+    use crate::{Coordinator, CoordinatorConfig};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn invariant_16_no_read_is_confirmed_before_the_barrier() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = CoordinatorConfig {
+            data_dir: folder.path().to_owned(),
+            listen: "127.0.0.1:0".parse().expect("an address"),
+            disk_load_test: false,
+            init: true,
+            ..CoordinatorConfig::default()
+        };
+        let running = Coordinator::start(config, CancellationToken::new()).await.expect("it starts");
+        let member = running.seat.member().expect("it founded a cluster");
+        let mut office = member.office.subscribe();
+        office.wait_for(Option::is_some).await.expect("it leads");
+        member.reads.confirm_once().await.expect("confirmed in office");
+
+        // As after a restart: Raft has it as the leader, and its barrier is not yet committed.
+        let before = member.office.send_replace(None);
+        let refused = member.reads.confirm_once().await.expect_err("not confirmed");
+        assert!(member.leads() && refused.is_retryable(), "{refused}");
+        member.office.send_replace(before);
+        member.reads.confirm_once().await.expect("confirmed again");
     }
 }
