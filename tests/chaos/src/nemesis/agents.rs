@@ -1,5 +1,7 @@
 //! Faults of nodes: agents, keepers, workers, and the disks and clocks under them.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, bail, ensure};
 use outlast_local::Found;
 use rustix::process::{Pid, Signal, kill_process};
@@ -101,8 +103,37 @@ pub(crate) async fn power_cut(fault: &mut Fault<'_>) -> Result<Effect> {
     })?;
     fault.hold("without power").await;
     disk.restart()?;
+    forget_boot(&disk.folder)?;
     fault.bed.with(&node, |agent| agent.start())?;
     Ok(Effect::of(is_dead, "power is back"))
+}
+
+/// A machine that lost its power comes back with another boot id, by which the agent knows that no worker can be left. The
+/// kernel's cannot be changed, so what is written down of the workers is made to be of an earlier boot.
+fn forget_boot(folder: &Path) -> Result<()> {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context("no boot id")?;
+    let earlier: String = boot.trim().chars().rev().collect();
+    for entry in std::fs::read_dir(folder.join("workers")).into_iter().flatten().flatten() {
+        let path = entry.path().join("worker.json");
+        // One that is not there was not begun, as far as the disk knows.
+        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        let changed = text.replace(boot.trim(), &reversed_groups(&earlier));
+        std::fs::write(&path, changed).with_context(|| format!("could not write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Hexadecimal digits in groups of 8, 4, 4, 4 and 12, whatever the groups were before.
+fn reversed_groups(text: &str) -> String {
+    let digits: Vec<char> = text.chars().filter(|c| *c != '-').collect();
+    let mut groups = Vec::new();
+    let mut rest = digits.as_slice();
+    for length in [8, 4, 4, 4, 12] {
+        let (group, after) = rest.split_at(length.min(rest.len()));
+        groups.push(group.iter().collect::<String>());
+        rest = after;
+    }
+    groups.join("-")
 }
 
 pub(crate) async fn full_disk(fault: &mut Fault<'_>) -> Result<Effect> {
@@ -123,9 +154,8 @@ pub(crate) async fn full_disk(fault: &mut Fault<'_>) -> Result<Effect> {
 /// A sealed shard changes under a running agent, which must not hand it on.
 pub(crate) async fn bit_rot(fault: &mut Fault<'_>) -> Result<Effect> {
     let folder = fault.bed.with(ROTTING, |agent| Ok(agent.folder.clone()))?;
-    let is_shard = |path: &std::path::Path| {
-        path.components().any(|part| part.as_os_str() == "blobs") && path.extension().is_none()
-    };
+    let is_shard =
+        |path: &Path| path.components().any(|part| part.as_os_str() == "blobs") && path.extension().is_none();
     let path = flip_bits(&folder, &mut fault.rng, is_shard)?;
     let note = path.strip_prefix(&folder).unwrap_or(&path).display().to_string();
     fault.aim(&[ROTTING.to_owned()]);
@@ -163,4 +193,24 @@ pub(crate) fn start_at(fault: &Fault<'_>, name: &str, offset_s: i64) -> Result<E
     let ours = run(&["readlink", "/proc/self/ns/time"])?;
     ensure!(theirs != ours, "{name} runs on this machine's own clock");
     Ok(Effect::of(true, format!("boot clock {offset_s:+} s")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_power_cut_workers_are_of_an_earlier_boot() {
+        let dir = std::env::temp_dir().join(format!("outlast-chaos-boot-{}", std::process::id()));
+        let worker = dir.join("workers/j1.0.1.1-0");
+        std::fs::create_dir_all(&worker).expect("a folder");
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("Linux has one");
+        let file = worker.join("worker.json");
+        std::fs::write(&file, format!("{{\"boot\":\"{}\"}}", boot.trim())).expect("written");
+        forget_boot(&dir).expect("changed");
+        let text = std::fs::read_to_string(&file).expect("it is there");
+        std::fs::remove_dir_all(&dir).expect("removed");
+        assert!(!text.contains(boot.trim()), "{text}");
+        assert_eq!(text.len(), "{'boot':''}".len() + boot.trim().len());
+    }
 }

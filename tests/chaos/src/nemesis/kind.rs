@@ -132,8 +132,7 @@ impl Kind {
     }
 }
 
-/// A choice that gives its members their turn in two minutes. Without `power-cut-node`: see "Found, not mended" in the
-/// README.
+/// A choice that gives every kind of disturbance its turn in two minutes.
 const SHORT: &[Kind] = &[
     Kind::KillLeader,
     Kind::PauseLeader,
@@ -144,6 +143,7 @@ const SHORT: &[Kind] = &[
     Kind::KillNode,
     Kind::KillKeeper,
     Kind::PauseAgent,
+    Kind::PowerCutNode,
     Kind::PartitionLeader,
     Kind::PartitionOneWay,
     Kind::PartitionAgent,
