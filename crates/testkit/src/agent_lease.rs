@@ -65,7 +65,8 @@ impl World {
     pub(crate) fn beat(&mut self, a: usize) {
         let agent = &mut self.agents[a];
         let now = agent.clock.boot(self.now);
-        if !agent.heart.is_due(now) && !(agent.has_news && agent.heart.may_send_extra(now)) {
+        let has_reason = agent.heart.is_due(now) || agent.has_news && agent.heart.may_send_extra(now);
+        if !has_reason {
             return;
         }
         agent.has_news = false;

@@ -245,9 +245,15 @@ impl World {
             }
             Some(state @ (CheckpointState::Retired | CheckpointState::Aborted)) => {
                 let goes = |stored: &Stored| state == CheckpointState::Retired || !stored.sealed;
-                let gone: Vec<(ShardKey, Stored)> =
-                    shards.extract_if(.., |shard, stored| of(shard) && goes(stored)).collect();
-                gone.iter().for_each(|(shard, stored)| self.check_deleted(shard, stored.root));
+                let mut gone = Vec::new();
+                shards.retain(|shard, stored| {
+                    let is_gone = of(shard) && goes(stored);
+                    if is_gone {
+                        gone.push((*shard, stored.root));
+                    }
+                    !is_gone
+                });
+                gone.iter().for_each(|(shard, root)| self.check_deleted(shard, *root));
             }
             Some(CheckpointState::Open | CheckpointState::Quarantined) | None => {}
         }

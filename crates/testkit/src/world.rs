@@ -388,14 +388,13 @@ const CHECK_US: u64 = 5_000_000;
 
 /// What happens so often that a trace would be nothing else.
 fn is_routine(what: &What) -> bool {
-    match what {
-        What::Coord(
-            CoordTimer::Beat(_) | CoordTimer::Lease | CoordTimer::Pass(_) | CoordTimer::Election(_),
-        ) => true,
-        What::Coord(CoordTimer::Look | CoordTimer::Flush | CoordTimer::RoundOver(_)) => true,
-        What::Agent(AgentTimer::Tick | AgentTimer::Step(_)) => true,
-        What::Msg(_, Msg::Raft(_) | Msg::Beats(_) | Msg::Grants(_) | Msg::Up(_, UpMsg::Heartbeat(_))) => true,
-        What::Msg(_, Msg::Down(_, DownMsg::Lease(_))) => true,
-        _ => false,
-    }
+    use {AgentTimer as Agent, CoordTimer as Coord};
+    matches!(
+        what,
+        What::Coord(Coord::Beat(_) | Coord::Lease | Coord::Pass(_) | Coord::Election(_))
+            | What::Coord(Coord::Look | Coord::Flush | Coord::RoundOver(_))
+            | What::Agent(Agent::Tick | Agent::Step(_))
+            | What::Msg(_, Msg::Raft(_) | Msg::Beats(_) | Msg::Grants(_) | Msg::Up(_, UpMsg::Heartbeat(_)))
+            | What::Msg(_, Msg::Down(_, DownMsg::Lease(_)))
+    )
 }

@@ -38,6 +38,9 @@ pub struct Violation {
     pub at_us: u64,
 }
 
+/// Cores (in thousandths) and GPUs of each rank that a node holds.
+type Given = BTreeMap<(AttemptId, u32), (u64, Vec<u32>)>;
+
 /// What the observers know.
 pub(crate) struct Checks {
     /// What the committed entries make.
@@ -51,7 +54,7 @@ pub(crate) struct Checks {
     groups: BTreeMap<GroupId, GroupSeen>,
     checkpoints: BTreeMap<(JobId, outlast_types::CheckpointSeq), CheckpointSeen>,
     /// What is given out of each node.
-    held: BTreeMap<NodeId, BTreeMap<(AttemptId, u32), (u64, Vec<u32>)>>,
+    held: BTreeMap<NodeId, Given>,
     /// The deadline that an agent believes in.
     deadlines: BTreeMap<usize, (RegistrationId, BootTime)>,
     submitted: BTreeMap<RequestId, JobId>,
