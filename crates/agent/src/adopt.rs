@@ -33,7 +33,11 @@ pub(crate) async fn find_workers(context: &Arc<Context>) -> Vec<Found> {
         let keep: Vec<_> = found.iter().map(|(_, record, _)| record.assigned.key.file_name()).collect();
         blocking(move || sweep_slots(&slots, &keep)).await;
     }
-    found.into_iter().map(|(dir, record, outcome)| take_up(context, dir, record, outcome)).collect()
+    let mut all = Vec::new();
+    for (dir, record, outcome) in found {
+        all.push(take_up(context, dir, record, outcome).await);
+    }
+    all
 }
 
 fn scan(workers: &Path, boot: &BootId) -> Vec<(WorkerDir, Record, Result<Adopted, AdoptError>)> {
@@ -92,7 +96,7 @@ fn report(dir: &WorkerDir, done: io::Result<()>) {
     }
 }
 
-fn take_up(
+async fn take_up(
     context: &Arc<Context>,
     dir: WorkerDir,
     record: Record,
@@ -103,6 +107,8 @@ fn take_up(
     let handle =
         Arc::new(WorkerHandle::new(dir, context.folder.slots(), record.assigned, boot_now(), cancel));
     let may_run = !matches!(outcome, Ok(Adopted::Ended(_) | Adopted::Gone));
+    // Before the socket is there: a worker that says "staged" is to be known as the one that the slot was handed to.
+    resume::resume(context, &handle).await;
     if may_run && let Err(err) = serve_socket(context, &handle, &record.socket) {
         tracing::error!(attempt = %key.attempt, rank = key.rank, error = %err, "an adopted worker's socket cannot be served");
     }
@@ -111,8 +117,6 @@ fn take_up(
             announce_and_copy(context, &handle, meta);
         }
     }
-    let (context2, handle2) = (Arc::clone(context), Arc::clone(&handle));
-    handle.saves.spawn(async move { resume::resume(&context2, &handle2).await });
     let is_ready = may_run && handle.dir.is_ready();
     Found { key, handle, outcome, is_ready }
 }
