@@ -231,8 +231,13 @@ fn a_cluster_that_went_on_from_another_is_one_and_strangers_are_told_apart() {
         FoundNode { cluster: Some(cluster("next")), predecessors: vec![cluster("old")], ..agent(1) };
     let told = vec![seal_at(1, 3, 30, &[0, 1])];
     let remains = Remains { seals: told, nodes: vec![followed], ..Remains::default() };
-    let config = restore(&remains).state.config.expect("a cluster");
+    let restored = restore(&remains);
+    let config = restored.state.config.clone().expect("a cluster");
     assert_eq!((config.cluster_id, config.predecessors), (cluster("next"), vec![cluster("old")]));
+    // "next" ran under generation 2, though nothing of it was found: none of its numbers is given again.
+    assert_eq!(restored.state.generation, 2);
+    assert_eq!(restored.state.jobs[&JobId(1)].next_checkpoint, 4 + Limits::NUMBERS_SKIPPED);
+    assert_eq!(restored.state.next_job, 2 + Limits::NUMBERS_SKIPPED);
 }
 
 #[test]

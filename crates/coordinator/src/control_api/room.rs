@@ -17,14 +17,16 @@ fn shortage(state: &ClusterState, job: &Job, group: &Group, notes: &LeaderNotes)
     let attempt = group.current().filter(|attempt| attempt.phase == AttemptPhase::Running)?;
     let sealed = job.sealed_of(group.id.index);
     let newest = sealed.first()?;
-    let at_once = u64::from(job.spec.checkpoint.keep) + 1;
+    let at_once = u64::from(job.spec.checkpoint.keep).saturating_add(1);
     // What is wanted of each node for the ranks that it runs, and what it has of that.
-    let (mut wanted, mut missing) = (0, BTreeMap::<&NodeId, u64>::new());
+    let (mut wanted, mut missing) = (0u64, BTreeMap::<&NodeId, u64>::new());
     for seat in &attempt.assignments {
         let Some(shard) = newest.shards.iter().find(|shard| shard.rank == seat.rank) else { continue };
-        wanted += shard.size_bytes * at_once;
-        let rest = (shard.size_bytes * at_once).saturating_sub(held_at(&sealed, seat.rank, &seat.node));
-        *missing.entry(&seat.node).or_default() += rest;
+        let all = shard.size_bytes.saturating_mul(at_once);
+        wanted = wanted.saturating_add(all);
+        let rest = all.saturating_sub(held_at(&sealed, seat.rank, &seat.node));
+        let of_node = missing.entry(&seat.node).or_default();
+        *of_node = of_node.saturating_add(rest);
     }
     let free = |node: &NodeId| {
         let health = notes.health.get(node).filter(|health| health.disk_size_bytes > 0)?;
@@ -40,7 +42,7 @@ fn shortage(state: &ClusterState, job: &Job, group: &Group, notes: &LeaderNotes)
     }
     let copies = if job.spec.checkpoint.durability == Some(Durability::Local) { 1 } else { 2 };
     let held: u64 = sealed.iter().map(|checkpoint| held_everywhere(checkpoint)).sum();
-    let missing = (wanted * copies).saturating_sub(held);
+    let missing = wanted.saturating_mul(copies).saturating_sub(held);
     let everywhere: Option<u64> = state.nodes.keys().map(free).sum();
     everywhere.filter(|free| *free < missing).map(|free| {
         let (missing, free) = (ByteSize(missing), ByteSize(free));

@@ -8,13 +8,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use outlast_proto::control::v1::ClusterStatusRequest;
 use outlast_types::CoordinatorId;
 
 use crate::limits::TRY_DEADLINE;
 use crate::member::Member;
+use crate::peers::call;
 
 const JOINT_TRIES_MAX: u32 = 60;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// Never ends: a removal may be interrupted at any time of an office.
 pub(super) async fn finish(member: Arc<Member>) {
@@ -25,6 +28,10 @@ pub(super) async fn finish(member: Arc<Member>) {
         let ghosts = ghosts(&member);
         // One that was not there at the look before is being removed by somebody right now.
         for id in ghosts.intersection(&seen) {
+            if !leaves_a_quorum(&member, *id).await {
+                tracing::warn!(coordinator = %id, "a removal is not completed yet: too few of the others answer");
+                continue;
+            }
             match tokio::time::timeout(TRY_DEADLINE, member.consensus.remove(*id)).await {
                 Ok(Ok(())) => tracing::warn!(coordinator = %id, "an interrupted removal was completed"),
                 Ok(Err(error)) => tracing::debug!(%error, "an interrupted removal is tried again"),
@@ -46,6 +53,21 @@ async fn finish_joint(member: &Member) {
         tokio::time::sleep(LOOK_EVERY).await;
     }
     tracing::warn!("a membership change could not be finished; the next leader tries again");
+}
+
+/// Whether most of the others are there: without the ghost, which may be alive, they alone have to agree on everything.
+async fn leaves_a_quorum(member: &Member, ghost: CoordinatorId) -> bool {
+    let others = member.consensus.members().into_iter().filter(|known| known.voter && known.id != ghost);
+    let answers = others.map(|known| async move {
+        if known.id == member.id {
+            return true;
+        }
+        let Ok(mut control) = member.peers.control(&known.address) else { return false };
+        call(ANSWER_WITHIN, control.cluster_status(ClusterStatusRequest {})).await.is_ok()
+    });
+    let answers = futures::future::join_all(answers).await;
+    let there = answers.iter().filter(|is_there| **is_there).count();
+    2 * there > answers.len()
 }
 
 /// Members of the consensus whose record says that they were removed.

@@ -24,7 +24,7 @@ impl ClusterState {
         if self.checkpoint_mut(job, seq)?.state == CheckpointState::Retired {
             return Ok(Response::Done);
         }
-        self.may_retire(job, seq)?;
+        self.check_retire(job, seq, incarnation.is_some())?;
         self.drop_orders(job, seq, |_, _| true);
         let checkpoint = self.checkpoint_mut(job, seq)?;
         checkpoint.state = CheckpointState::Retired;
@@ -38,6 +38,12 @@ impl ClusterState {
     /// # Errors
     /// Says what keeps it.
     pub fn may_retire(&self, job: JobId, seq: CheckpointSeq) -> Result<(), Refusal> {
+        self.check_retire(job, seq, true)
+    }
+
+    /// `by_now`: newer ones count by what is true of them now. A command of a log from before leaders named themselves in
+    /// it was decided by the durability at the seal, and what it did then cannot be undone: bytes are gone.
+    fn check_retire(&self, job: JobId, seq: CheckpointSeq, by_now: bool) -> Result<(), Refusal> {
         let record = self.jobs.get(&job).ok_or_else(|| not_found(format!("job {job}")))?;
         let checkpoint = record
             .checkpoints
@@ -57,7 +63,8 @@ impl ClusterState {
         // What it was sealed at may be true no more: one that lost a holder since is not what the policy wants.
         let wanted = self.durability_wanted(&record.spec).min(Durability::Replicated);
         let is_whole = |other: &&Checkpoint| {
-            !other.degraded && self.is_good(other) && self.durability_now(other) >= Some(wanted)
+            let is_durable = || !by_now || self.durability_now(other) >= Some(wanted);
+            !other.degraded && self.is_good(other) && is_durable()
         };
         let newer: Vec<&Checkpoint> = record
             .sealed_of(group)

@@ -12,8 +12,8 @@ use super::{FoundNode, FoundSeal, LeftOut, Lineage, Remains, SealSource};
 use crate::state::apply::{HOLDERS_MAX, check_spec, new_group};
 use crate::state::cluster::FIRST_FEATURE_LEVEL;
 use crate::state::{
-    Bundle, Checkpoint, CheckpointState, ClusterConfig, ClusterState, Group, Holder, Job, JobState, Node,
-    NodeCondition, NodeFeatures, ShardRecord,
+    Bundle, Checkpoint, CheckpointState, ClusterConfig, ClusterState, Group, Holder, Job, JobState, Limits,
+    Node, NodeCondition, NodeFeatures, ShardRecord,
 };
 
 /// The state's only entry: what came before it is gone.
@@ -86,7 +86,7 @@ impl Remains {
             .filter_map(|(id, told)| self.job(id, &told, &nodes, at).map_err(|one| left_out.push(one)).ok())
             .collect();
         end(&mut jobs, ended, at);
-        self.count(&mut state, &jobs);
+        self.count(lineage, &mut state, &mut jobs);
         let (records, jobs): (Vec<Job>, Vec<RestoredJob>) = jobs.into_iter().unzip();
         state.jobs = records.into_iter().map(|job| (job.id, job)).collect();
         state.index = state.derive_index();
@@ -227,12 +227,18 @@ impl Remains {
     }
 
     /// Nothing that was given away is given again, whoever it was given to.
-    fn count(&self, state: &mut ClusterState, jobs: &[(Job, RestoredJob)]) {
+    fn count(&self, lineage: &Lineage, state: &mut ClusterState, jobs: &mut [(Job, RestoredJob)]) {
         let seen = |(attempt, _): (AttemptId, CheckpointSeq)| (attempt.generation, attempt.group.job.0);
         let (generations, numbers): (Vec<u64>, Vec<u64>) = self.given_away().map(seen).unzip();
-        state.generation = generations.into_iter().max().unwrap_or(1).max(1);
+        let told = generations.into_iter().max().unwrap_or(1).max(1);
+        // A cluster that went on from others gave numbers away too, even where nothing that bears one was found.
+        state.generation = told.max(1 + lineage.predecessors.len() as u64);
+        let untold = Limits::NUMBERS_SKIPPED.saturating_mul(state.generation - told);
         let newest = jobs.iter().map(|(job, _)| job.id.0).chain(numbers).max().unwrap_or(0);
-        state.next_job = newest.saturating_add(1);
+        state.next_job = newest.saturating_add(1).saturating_add(untold);
+        for (job, _) in jobs {
+            job.next_checkpoint = job.next_checkpoint.saturating_add(untold);
+        }
     }
 }
 
