@@ -75,6 +75,8 @@ pub(crate) struct Folder {
     slots: Option<PathBuf>,
     identity: Mutex<Identity>,
     _lock: File,
+    /// The marks of what lies outside it.
+    _outside: Vec<File>,
 }
 
 impl Folder {
@@ -106,10 +108,11 @@ impl Folder {
             return Err(FolderError::OtherNode { dir: root, owner: identity.node, wanted: node.clone() });
         }
         sweep_outside();
-        let sockets = socket_dir(&root)?;
+        let mut outside = Vec::new();
+        let sockets = socket_dir(&root, &mut outside)?;
         private_dir(&root.join("workers"))?;
-        let slots = slots_dir(&root)?;
-        Ok(Self { root, sockets, slots, identity: Mutex::new(identity), _lock: lock })
+        let slots = slots_dir(&root, &mut outside)?;
+        Ok(Self { root, sockets, slots, identity: Mutex::new(identity), _lock: lock, _outside: outside })
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -249,7 +252,7 @@ pub(crate) fn private_dir(path: &Path) -> Result<(), FolderError> {
 
 /// Inside the data folder where the path is short enough, else in the user's runtime folder or `/tmp`. The name is made
 /// of the data folder's, so that a restarted agent finds the sockets that its workers know.
-fn socket_dir(root: &Path) -> Result<PathBuf, FolderError> {
+fn socket_dir(root: &Path, outside: &mut Vec<File>) -> Result<PathBuf, FolderError> {
     let inside = root.join("run");
     if inside.as_os_str().len() <= SOCKET_DIR_BYTES_MAX {
         private_dir(&inside)?;
@@ -258,7 +261,7 @@ fn socket_dir(root: &Path) -> Result<PathBuf, FolderError> {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let base = runtime.filter(|dir| dir.is_absolute() && dir.as_os_str().len() <= SOCKET_DIR_BYTES_MAX - 28);
     let dir = base.unwrap_or_else(|| PathBuf::from("/tmp")).join(private_name(root));
-    mark_outside(&dir, root).map_err(io_error(&dir))?;
+    outside.push(mark_outside(&dir, root).map_err(io_error(&dir))?);
     owned_dir(&dir)?;
     Ok(dir)
 }
@@ -291,13 +294,13 @@ pub(crate) fn owned_dir(dir: &Path) -> Result<(), FolderError> {
 }
 
 /// In the machine's shared memory. The name is made of the data folder's, so that a restarted agent finds the slots.
-fn slots_dir(root: &Path) -> Result<Option<PathBuf>, FolderError> {
+fn slots_dir(root: &Path, outside: &mut Vec<File>) -> Result<Option<PathBuf>, FolderError> {
     let shared = Path::new("/dev/shm");
     if !crate::worker::is_tmpfs(shared) {
         return Ok(None);
     }
     let dir = shared.join(private_name(root));
-    mark_outside(&dir, root).map_err(io_error(&dir))?;
+    outside.push(mark_outside(&dir, root).map_err(io_error(&dir))?);
     Ok(Some(dir))
 }
 
@@ -398,6 +401,6 @@ mod tests {
         drop(Folder::open(&new, &node("b")).expect("opens"));
         let all = find_outside(|owner| owner.starts_with(tmp.path()));
         assert!(!slots.exists() && all.iter().all(|dir| *dir != slots));
-        all.iter().for_each(|dir| remove_outside(dir).expect("removes"));
+        all.iter().for_each(|dir| assert!(remove_outside(dir).expect("removes")));
     }
 }

@@ -91,8 +91,11 @@ impl AgentLoop {
 fn of_checkpoint(store: &ShardStore, job: JobId, seq: CheckpointSeq, order: &Order) -> Vec<ShardMeta> {
     let is_it = |key: &ShardKey| (key.job, key.seq) == (job, seq);
     if matches!(order, Order::Remove | Order::Discard) {
-        let aside =
-            store.aside().into_iter().filter(|(key, root)| is_it(key) && !store.is_stored(key, *root));
+        // What was sealed once stays when it is said to be aborted, here as below.
+        let stays = |key: &ShardKey, root: Digest| {
+            matches!(order, Order::Discard) && store.seal_of(key, root).is_ok() || store.is_stored(key, root)
+        };
+        let aside = store.aside().into_iter().filter(|(key, root)| is_it(key) && !stays(key, *root));
         aside.for_each(|(key, root)| remove(store, &key, root));
     }
     let shards = store.list().into_iter().filter(|meta| is_it(&meta.key));

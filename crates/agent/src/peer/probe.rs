@@ -12,7 +12,7 @@ use outlast_proto::status::Failure;
 use outlast_types::{ByteSize, NodeId};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::client;
 use super::service::Chunks;
@@ -26,6 +26,9 @@ const PROBE_BYTES_MAX: u64 = 64 << 20;
 const PROBE_BYTES: u64 = 16 << 20;
 /// Enough to see who answers.
 const OWN_BYTES: u64 = 1;
+/// A peer that starts at the same time, or has its hands full, answers some moments later.
+const TRIES: u32 = 5;
+const AGAIN_AFTER: Duration = Duration::from_secs(2);
 const PROBE_WITHIN: Duration = Duration::from_secs(10);
 /// 1 Gbit/s, less what protocols take: checkpoints of slower networks are a trouble that somebody should know of.
 const SLOW_BYTES_PER_S: u64 = 100 << 20;
@@ -82,12 +85,12 @@ pub(crate) async fn test_network(context: Arc<Context>, peers: Vec<Peer>) {
 async fn test(context: &Context, peers: &[Peer]) -> NetworkTest {
     let own = Peer { node: context.node.to_string(), address: context.peer_address().to_owned() };
     let mut found = NetworkTest::default();
-    if let Err(reason) = probe(context, &own, OWN_BYTES).await {
+    if let Err(reason) = try_probe(context, &own, OWN_BYTES).await {
         found.error =
             Some(format!("peers are given {}, where this node is not reached: {reason}", own.address));
     }
     for peer in peers {
-        match probe(context, peer, PROBE_BYTES).await {
+        match try_probe(context, peer, PROBE_BYTES).await {
             Ok(rate) if found.bytes_per_s == 0 || rate < found.bytes_per_s => found.bytes_per_s = rate,
             Ok(_) => {}
             Err(reason) => {
@@ -103,9 +106,31 @@ async fn test(context: &Context, peers: &[Peer]) -> NetworkTest {
     found
 }
 
+async fn try_probe(context: &Context, peer: &Peer, size_bytes: u64) -> Result<u64, String> {
+    let mut tries = 1;
+    loop {
+        match probe(context, peer, size_bytes).await {
+            Err(Failed { is_passing: true, .. }) if tries < TRIES => tries += 1,
+            Err(Failed { reason, .. }) => return Err(reason),
+            Ok(rate) => return Ok(rate),
+        }
+        tokio::time::sleep(AGAIN_AFTER).await;
+    }
+}
+
+struct Failed {
+    reason: String,
+    /// It may be over soon.
+    is_passing: bool,
+}
+
 /// Bytes a second, from the answer's beginning to its end.
-async fn probe(context: &Context, peer: &Peer, size_bytes: u64) -> Result<u64, String> {
-    let mut client = client::connect(peer).map_err(|err| err.to_string())?;
+async fn probe(context: &Context, peer: &Peer, size_bytes: u64) -> Result<u64, Failed> {
+    let failed = |reason: String, is_passing| Err(Failed { reason, is_passing });
+    let mut client = match client::connect(peer) {
+        Ok(client) => client,
+        Err(err) => return failed(err.to_string(), false),
+    };
     let request =
         pb::ProbeRequest { cluster_id: context.cluster_text(), node: peer.node.clone(), size_bytes };
     let fetch = async {
@@ -117,10 +142,13 @@ async fn probe(context: &Context, peer: &Peer, size_bytes: u64) -> Result<u64, S
         Ok::<_, Status>((received, began.elapsed()))
     };
     match timeout(PROBE_WITHIN, fetch).await {
-        Err(_) => Err(format!("no {} within {} s", ByteSize(size_bytes), PROBE_WITHIN.as_secs())),
-        Ok(Err(status)) => Err(status.message().to_owned()),
+        Err(_) => failed(format!("no {} within {} s", ByteSize(size_bytes), PROBE_WITHIN.as_secs()), false),
+        Ok(Err(status)) => {
+            let is_passing = matches!(status.code(), Code::Unavailable | Code::ResourceExhausted);
+            failed(status.message().to_owned(), is_passing)
+        }
         Ok(Ok((received, _))) if received != size_bytes => {
-            Err(format!("{received} of {size_bytes} bytes came"))
+            failed(format!("{received} of {size_bytes} bytes came"), false)
         }
         Ok(Ok((received, took))) => Ok((received as f64 / took.as_secs_f64().max(1e-6)) as u64),
     }

@@ -4,14 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use outlast_blobs::ShardMeta;
 use outlast_blobs::objects::{ObjectTier, Published, PutBundleError, PutError};
+use outlast_blobs::{ReadError, ShardMeta};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::seal::look_at_seal;
 use super::{Ended, damage};
 use crate::assigned::{BundleRef, ShardOrder};
+use crate::checkpoints::Fate;
 use crate::context::{Context, blocking};
 use crate::peer::client::{self, NO_STORE};
 use crate::sealed::Sealed;
@@ -32,7 +33,11 @@ pub(super) async fn store(
     if !context.storing.lock().insert(shard) {
         return Ended::Later("an earlier upload of it is being ended".to_owned());
     }
-    let ended = upload(context, order, turn, stop).await;
+    // Looked at once the upload is noted: whoever removes what is over notes that first, and looks for uploads then.
+    let ended = match context.checkpoints.fate(order.key.shard.job, order.key.shard.seq) {
+        Some(Fate::Over(why)) => Ended::Later(why),
+        _ => upload(context, order, turn, stop).await,
+    };
     context.storing.lock().remove(&shard);
     ended
 }
@@ -97,8 +102,19 @@ pub(crate) async fn remove(context: &Arc<Context>, meta: &ShardMeta) -> Result<(
         return Err(NO_STORE.to_owned());
     };
     tier.abandon(&context.shards, &meta.key, meta.root).await;
+    if is_unsealed(context, meta).await {
+        // Whoever puts a shard into the store has its seal: it was another node.
+        tracing::warn!(job = %meta.key.job, checkpoint = %meta.key.seq, rank = meta.key.rank, "a stored shard has no seal here; what is in the object store is left to the node that put it there");
+        return Ok(());
+    }
     let sealed = sealed(context, meta).await?;
     tier.remove(&sealed.manifest, &sealed.record).await.map_err(|err| chain(&err))
+}
+
+async fn is_unsealed(context: &Arc<Context>, meta: &ShardMeta) -> bool {
+    look_at_seal(context, &meta.key, meta.root).await;
+    let (store, key, root) = (context.shards.clone(), meta.key, meta.root);
+    matches!(blocking(move || store.seal_of(&key, root)).await, Err(ReadError::Missing))
 }
 
 async fn sealed(context: &Arc<Context>, meta: &ShardMeta) -> Result<Sealed, String> {
