@@ -47,7 +47,9 @@ fn faults_full_disk_skips_saves_and_loses_nothing_whether_it_is_known_before_or_
     let outlast = Outlast::start_with(Builder::new(exe()).coordinators(1).agents(1).folder(folder.path()));
     // From memory the size is known, and the room is asked for first. A folder is packed as it is read: it fails midway.
     for (name, way) in [("known", "memory"), ("middle", "outside")] {
-        let saver = Saver { way, size_bytes: 3_000_001, ..Saver::new(name, folder.path()) };
+        // On one node "replicated" would be degraded, and degraded ones replace nothing: the disk would fill up by itself.
+        let saver =
+            Saver { way, size_bytes: 3_000_001, durability: "local", ..Saver::new(name, folder.path()) };
         let job = outlast.submit(&saver.spec());
         let before = wait_next_seal(&outlast, &job, 1);
         let filler = fill_until_full(&outlast, &job, &folder.path().join("n1"));
