@@ -71,6 +71,12 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_path_buf()
 }
 
+/// Where cargo puts what it builds. A relative folder is relative to the workspace's root for every step that is run here.
+fn target() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    root().join(target)
+}
+
 /// Runs cargo in the workspace's root and says how long it took.
 fn cargo(what: &str, args: &[&str]) -> Result<()> {
     cargo_with(what, args, &[])
@@ -191,6 +197,13 @@ fn checkpoints(minutes: u64) -> Result<()> {
 /// The harness is a program of its own: it runs itself again inside a network that it makes, where it may.
 fn chaos(what: &str, args: &[&str]) -> Result<()> {
     build()?;
-    let words = ["run", "--quiet", "--workspace", "--bin", "outlast-chaos", "--", what];
-    cargo(&format!("chaos {what}"), &[&words[..], args].concat())
+    // Built with the others, so run as it is: `cargo run` would choose other features of the dependencies.
+    let program = target().join("debug/outlast-chaos");
+    println!("\n== chaos {what}: {} {what} {}", program.display(), args.join(" "));
+    let started = Instant::now();
+    let status = Command::new(&program).arg(what).args(args).current_dir(root()).status();
+    let status = status.with_context(|| format!("could not run {}", program.display()))?;
+    ensure!(status.success(), "chaos {what} failed ({status}); the lines above say why");
+    println!("== chaos {what}: {:.0} s", started.elapsed().as_secs_f64());
+    Ok(())
 }

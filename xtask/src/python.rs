@@ -13,9 +13,7 @@ const STAMP: &str = "installed.txt";
 
 /// Where the tests look for it: beside the build's output.
 pub(crate) fn folder() -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-    // A relative one is relative to the workspace's root for every step that is run here.
-    super::root().join(target).join("python-env")
+    super::target().join("python-env")
 }
 
 /// Makes it unless it is there with these packages; whether it had to.
