@@ -14,7 +14,6 @@ use crate::decide::Call;
 use crate::event::{Answer, Beat, CoordTimer, Host, Msg, What};
 use crate::model_bug::ModelBug;
 use crate::office::Office;
-use crate::planner::Subject;
 use crate::raft::{Out, Raft, RaftMsg};
 use crate::session::Session;
 use crate::world::World;
@@ -23,7 +22,7 @@ use crate::world::World;
 #[derive(Clone, Debug)]
 pub(crate) enum ReplyTo {
     Nobody,
-    Planner(Subject),
+    Planner(outlast_control::plan::Subject),
     Lost(NodeId, RegistrationId),
     Barrier,
     Own { call: u64, tries: u32 },

@@ -2,8 +2,8 @@
 //! (`coordinator/src/session/{desired,orders,checkpoints}.rs`).
 
 use outlast_control::state::{
-    Assignment, AssignmentPhase, Attempt, AttemptPhase, Checkpoint, ClusterState, Job, JobState, Node,
-    NodeCondition, ShardRecord, ShardTask,
+    Assignment, AssignmentPhase, Attempt, AttemptPhase, Checkpoint, ClusterState, Job, JobState, ShardRecord,
+    ShardTask,
 };
 use outlast_types::spec::Every;
 use outlast_types::{CheckpointSeq, Durability, JobId, JobKind, NodeId};
@@ -11,7 +11,6 @@ use outlast_types::{CheckpointSeq, Durability, JobId, JobKind, NodeId};
 use crate::assigned::{Assigned, Desired, OrderKey, RestoreFrom, ShardKey, ShardOrder, WorkerKey};
 use crate::event::{Adopted, Update};
 
-const REPLICA_PEERS_MAX: usize = 8;
 const ORDERS_MAX: usize = 64;
 
 pub(crate) fn took_part(state: &ClusterState, node: &NodeId, job: JobId, seq: CheckpointSeq) -> bool {
@@ -93,6 +92,7 @@ fn assigned(
     let grace_ms = if graceful { spec.recovery.stop_grace.millis() } else { 0 };
     let wanted = ClusterState::wanted_durability(spec, state.live_domains().len());
     let replicas = if wanted == Durability::Local { 1 } else { 2 };
+    let replica_peers = if replicas > 1 { state.replica_peers(node, seat.rank) } else { Vec::new() };
     let every_steps = match spec.checkpoint.every {
         Every::Steps(steps) => steps,
         Every::Time(_) | Every::Auto => 0,
@@ -108,7 +108,7 @@ fn assigned(
         every_steps,
         steps: spec.env.get("STEPS").and_then(|steps| steps.parse().ok()).unwrap_or(0),
         checkpoint_now: !stop && attempt.checkpoint_requested,
-        replica_peers: if replicas > 1 { replica_peers(state, node, seat.rank) } else { Vec::new() },
+        replica_peers: replica_peers.into_iter().map(|peer| peer.id.clone()).collect(),
         replicas,
         may_start: !stop && seat.phase == AssignmentPhase::Assigned,
     }
@@ -128,25 +128,6 @@ fn restore_from(
     holders.sort_by_key(|holder| holder != node);
     let shard_key = ShardKey { attempt: checkpoint.attempt, seq: checkpoint.seq, rank };
     Some(RestoreFrom { shard: shard_key, root: shard.root, holders })
-}
-
-fn replica_peers(state: &ClusterState, node: &NodeId, rank: u32) -> Vec<NodeId> {
-    let own = state.nodes.get(node).map(Node::failure_domain);
-    let mut classes: [Vec<&Node>; 3] = Default::default();
-    let alive = |other: &&Node| other.id != *node && other.condition == NodeCondition::Registered;
-    for other in state.nodes.values().filter(alive) {
-        let class = match (other.draining, Some(other.failure_domain()) == own) {
-            (true, _) => 2,
-            (false, true) => 1,
-            (false, false) => 0,
-        };
-        classes[class].push(other);
-    }
-    for class in &mut classes {
-        let turn = rank as usize % class.len().max(1);
-        class.rotate_left(turn);
-    }
-    classes.into_iter().flatten().take(REPLICA_PEERS_MAX).map(|node| node.id.clone()).collect()
 }
 
 fn orders(state: &ClusterState, node: &NodeId) -> Vec<ShardOrder> {

@@ -11,7 +11,7 @@ use outlast_types::{BootTime, NodeId, Profile, RegistrationId, Timers};
 use crate::coord::ReplyTo;
 use crate::event::{Answer, Beat, CoordTimer, DownMsg, Host, LeaseGrant, Msg, Route, What};
 use crate::model_bug::ModelBug;
-use crate::planner::{Planner, Subject};
+use crate::planner::Planner;
 use crate::world::World;
 
 const TICK_US: u64 = 50_000;
@@ -360,7 +360,12 @@ impl World {
         }
     }
 
-    pub(crate) fn planner_answered(&mut self, c: usize, subject: Subject, answer: Answer) {
+    pub(crate) fn planner_answered(
+        &mut self,
+        c: usize,
+        subject: outlast_control::plan::Subject,
+        answer: Answer,
+    ) {
         let Some(office) = &mut self.coords[c].office else { return };
         let applied = matches!(answer, Some((_, ref response)) if !matches!(response, Response::Refused(_)));
         office.planner.answered(&subject, applied);

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use outlast_control::plan::{Now, Observations, PlannedSeal, plan};
+use outlast_control::plan::{Now, Observations, PlannedSeal, Subject, plan};
 use outlast_control::state::{ClusterState, Command};
-use outlast_types::{BootTime, CheckpointSeq, GroupId, JobId, NodeId};
+use outlast_types::BootTime;
 
 use crate::bytes::manifest_root;
 use crate::coord::ReplyTo;
@@ -15,36 +15,6 @@ use crate::world::World;
 const PAUSE_MIN_US: u64 = 10_000;
 const PAUSE_MAX_US: u64 = 500_000;
 const PROPOSALS_MAX: usize = 512;
-
-/// Of one subject one command at a time.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Subject {
-    Group(GroupId),
-    Checkpoint(JobId, CheckpointSeq),
-    Job(JobId),
-    Node(NodeId),
-}
-
-fn subject(command: &Command) -> Option<Subject> {
-    Some(match command {
-        Command::StartAttempt { group, .. }
-        | Command::GiveUp { group, .. }
-        | Command::SetInterval { group, .. } => Subject::Group(*group),
-        Command::StopAttempt { attempt, .. }
-        | Command::EndAttempt { attempt, .. }
-        | Command::RequestCheckpoint { attempt, .. } => Subject::Group(attempt.group),
-        Command::SealCheckpoint { job, seq, .. }
-        | Command::AbortCheckpoint { job, seq, .. }
-        | Command::RetireCheckpoint { job, seq, .. }
-        | Command::QuarantineCheckpoint { job, seq, .. }
-        | Command::OrderShards { job, seq, .. }
-        | Command::ProveCheckpoint { job, seq, .. }
-        | Command::StoreCheckpoint { job, seq, .. } => Subject::Checkpoint(*job, *seq),
-        Command::ExpireJob { job, .. } => Subject::Job(*job),
-        Command::QuarantineNode { node, .. } => Subject::Node(node.clone()),
-        _ => return None,
-    })
-}
 
 pub(crate) struct Planner {
     seen: Observations,
@@ -183,7 +153,7 @@ impl World {
     fn propose_planned(&mut self, c: usize, command: Command) {
         let Some(office) = &mut self.coords[c].office else { return };
         let in_flight = &mut office.planner.in_flight;
-        let Some(subject) = subject(&command) else { return };
+        let Some(subject) = Subject::of(&command) else { return };
         if in_flight.len() >= PROPOSALS_MAX || !in_flight.insert(subject.clone()) {
             return;
         }

@@ -102,19 +102,14 @@ pub(crate) async fn remove(context: &Arc<Context>, meta: &ShardMeta) -> Result<(
         return Err(NO_STORE.to_owned());
     };
     tier.abandon(&context.shards, &meta.key, meta.root).await;
-    if is_unsealed(context, meta).await {
+    let (store, key, root) = (context.shards.clone(), meta.key, meta.root);
+    if matches!(blocking(move || store.seal_of(&key, root)).await, Err(ReadError::Missing)) {
         // Whoever puts a shard into the store has its seal: it was another node.
         tracing::warn!(job = %meta.key.job, checkpoint = %meta.key.seq, rank = meta.key.rank, "a stored shard has no seal here; what is in the object store is left to the node that put it there");
         return Ok(());
     }
     let sealed = sealed(context, meta).await?;
     tier.remove(&sealed.manifest, &sealed.record).await.map_err(|err| chain(&err))
-}
-
-async fn is_unsealed(context: &Arc<Context>, meta: &ShardMeta) -> bool {
-    look_at_seal(context, &meta.key, meta.root).await;
-    let (store, key, root) = (context.shards.clone(), meta.key, meta.root);
-    matches!(blocking(move || store.seal_of(&key, root)).await, Err(ReadError::Missing))
 }
 
 async fn sealed(context: &Arc<Context>, meta: &ShardMeta) -> Result<Sealed, String> {

@@ -15,6 +15,7 @@ mod restore;
 mod retention;
 mod seals;
 mod starting;
+mod subject;
 mod upkeep;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use crate::state::{AttemptPhase, ClusterState, Command, Group, Incarnation, Job,
 pub use health::{DISK_CANARY_AGE_MAX_MS, DISK_FREE_MIN_BYTES, NodeHealth};
 pub use interval::SaveCost;
 pub use observations::{Observations, Progress, Receipt};
+pub use subject::Subject;
 
 use placement::Ledger;
 

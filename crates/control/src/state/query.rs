@@ -14,6 +14,9 @@ use super::{
     ShardRecord, ShardTask,
 };
 
+/// Where copies of a shard may go; the agent takes the first ones that answer.
+const REPLICA_PEERS_MAX: usize = 8;
+
 impl Group {
     /// Any attempt that is still in the history.
     pub fn attempt(&self, id: &AttemptId) -> Option<&Attempt> {
@@ -196,6 +199,27 @@ impl ClusterState {
             held.map(|checkpoint| (job.id, checkpoint.seq)).collect::<Vec<_>>()
         };
         self.jobs.values().flat_map(of_job).collect()
+    }
+
+    /// Whom a rank on this node gives copies to, best first: other failure domains, nodes that are on their way out last.
+    /// The ranks begin at different ones, so that the copies spread.
+    pub fn replica_peers(&self, node: &NodeId, rank: u32) -> Vec<&Node> {
+        let own_domain = self.nodes.get(node).map(Node::failure_domain);
+        let mut classes: [Vec<&Node>; 3] = Default::default();
+        let is_other = |other: &&Node| other.id != *node && other.condition == NodeCondition::Registered;
+        for other in self.nodes.values().filter(is_other) {
+            let class = match (other.draining, Some(other.failure_domain()) == own_domain) {
+                (true, _) => 2,
+                (false, true) => 1,
+                (false, false) => 0,
+            };
+            classes[class].push(other);
+        }
+        for class in &mut classes {
+            let turn = rank as usize % class.len().max(1);
+            class.rotate_left(turn);
+        }
+        classes.into_iter().flatten().take(REPLICA_PEERS_MAX).collect()
     }
 
     /// The level that the job's checkpoints should have now.

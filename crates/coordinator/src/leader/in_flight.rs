@@ -3,46 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use outlast_control::state::Command;
-use outlast_types::{CheckpointSeq, GroupId, JobId, NodeId};
+use outlast_control::plan::Subject;
 use tokio::task::JoinSet;
 
 /// Proposals under way at a time; the consensus batches them into few entries. More are planned anew by the next pass.
 const PROPOSALS_MAX: usize = 512;
-
-/// What a planned command decides about. Of one subject one command at a time: the next decision follows from the state
-/// that the first one made.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Subject {
-    Group(GroupId),
-    Checkpoint(JobId, CheckpointSeq),
-    Job(JobId),
-    Node(NodeId),
-}
-
-impl Subject {
-    /// `None`: nothing that a plan holds.
-    pub(super) fn of(command: &Command) -> Option<Self> {
-        Some(match command {
-            Command::StartAttempt { group, .. }
-            | Command::GiveUp { group, .. }
-            | Command::SetInterval { group, .. } => Subject::Group(*group),
-            Command::StopAttempt { attempt, .. }
-            | Command::EndAttempt { attempt, .. }
-            | Command::RequestCheckpoint { attempt, .. } => Subject::Group(attempt.group),
-            Command::SealCheckpoint { job, seq, .. }
-            | Command::AbortCheckpoint { job, seq, .. }
-            | Command::RetireCheckpoint { job, seq, .. }
-            | Command::QuarantineCheckpoint { job, seq, .. }
-            | Command::OrderShards { job, seq, .. }
-            | Command::ProveCheckpoint { job, seq, .. }
-            | Command::StoreCheckpoint { job, seq, .. } => Subject::Checkpoint(*job, *seq),
-            Command::ExpireJob { job, .. } => Subject::Job(*job),
-            Command::QuarantineNode { node, .. } => Subject::Node(node.clone()),
-            _ => return None,
-        })
-    }
-}
 
 /// Dropping it ends every proposal.
 #[derive(Debug, Default)]
@@ -95,6 +60,8 @@ impl InFlight {
 
 #[cfg(test)]
 mod tests {
+    use outlast_types::{GroupId, JobId};
+
     use super::*;
 
     fn group(job: u64) -> Subject {
@@ -128,17 +95,5 @@ mod tests {
             in_flight.begin(group(job), std::future::pending());
         }
         assert!(!in_flight.has_room(&group(9_999)));
-    }
-
-    #[test]
-    fn decisions_about_one_group_have_one_subject() {
-        let attempt = "j1/0@1.2".parse().expect("valid");
-        let incarnation =
-            outlast_control::state::Incarnation { index: 1, coordinator: outlast_types::CoordinatorId(1) };
-        let end = Command::EndAttempt { attempt, incarnation };
-        let give_up = Command::GiveUp { group: attempt.group, reason: String::new(), incarnation };
-        let seal = Command::RetireCheckpoint { job: JobId(1), seq: CheckpointSeq(2), incarnation: None };
-        assert_eq!((Subject::of(&end), Subject::of(&give_up)), (Some(group(1)), Some(group(1))));
-        assert_eq!(Subject::of(&seal), Some(Subject::Checkpoint(JobId(1), CheckpointSeq(2))));
     }
 }

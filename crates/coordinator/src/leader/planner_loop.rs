@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use outlast_control::plan::{Now, Observations, Plan, plan};
+use outlast_control::plan::{Now, Observations, Plan, Subject, plan};
 use outlast_control::state::{Command, Envelope, Incarnation, Refusal, Response};
 use outlast_failpoint::{Failpoint, reach};
 use outlast_proto::FieldError;
@@ -13,7 +13,7 @@ use outlast_proto::node::v1::{Progress, Receipt, ShardDone};
 use outlast_types::{Actor, BootTime, NodeId};
 use tokio::sync::mpsc;
 
-use super::in_flight::{InFlight, Subject};
+use super::in_flight::InFlight;
 use super::{Board, seal};
 use crate::clock::{boot_now, wall_now};
 use crate::member::Member;

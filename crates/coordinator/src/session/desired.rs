@@ -11,8 +11,7 @@ use outlast_proto::node::v1 as pb;
 use outlast_types::spec::{Every, ReadyCheck};
 use outlast_types::{Durability, NodeId};
 
-/// Where copies of a shard may go; the agent takes the first ones that answer.
-const REPLICA_PEERS_MAX: usize = 8;
+/// Enough to see whether the network is as it should be.
 const PROBE_PEERS_MAX: usize = 2;
 /// Holders that are named for a shard or a bundle.
 const HOLDERS_MAX: usize = 16;
@@ -70,6 +69,7 @@ fn desired_worker(
     };
     let wanted = ClusterState::wanted_durability(spec, live_domains);
     let replicas = if wanted == Durability::Local { 1 } else { 2 };
+    let replica_peers = if replicas > 1 { state.replica_peers(node, assignment.rank) } else { Vec::new() };
     pb::DesiredWorker {
         attempt: attempt.id.to_string(),
         rank: assignment.rank,
@@ -92,7 +92,7 @@ fn desired_worker(
         checkpoint_every_ms,
         checkpoint_every_steps,
         checkpoint_now: !stop && attempt.checkpoint_requested,
-        replica_peers: if replicas > 1 { replica_peers(state, node, assignment.rank) } else { Vec::new() },
+        replica_peers: replica_peers.into_iter().map(peer).collect(),
         replicas,
         ready: spec.ready.as_ref().map(ready_check),
         may_start: !stop && assignment.phase == AssignmentPhase::Assigned,
@@ -159,29 +159,7 @@ fn restore_source(
 
 /// With whom a node that registers tries its data network.
 pub(super) fn probe_peers(state: &ClusterState, node: &NodeId) -> Vec<pb::Peer> {
-    let mut peers = replica_peers(state, node, 0);
-    peers.truncate(PROBE_PEERS_MAX);
-    peers
-}
-
-/// Other failure domains first, nodes that are on their way out last; the ranks begin at different peers, so that the
-/// copies spread.
-fn replica_peers(state: &ClusterState, node: &NodeId, rank: u32) -> Vec<pb::Peer> {
-    let own_domain = state.nodes.get(node).map(Node::failure_domain);
-    let mut classes: [Vec<&Node>; 3] = Default::default();
-    for other in state.nodes.values().filter(|other| other.id != *node && is_alive(other)) {
-        let class = match (other.draining, Some(other.failure_domain()) == own_domain) {
-            (true, _) => 2,
-            (false, true) => 1,
-            (false, false) => 0,
-        };
-        classes[class].push(other);
-    }
-    for class in &mut classes {
-        let turn = rank as usize % class.len().max(1);
-        class.rotate_left(turn);
-    }
-    classes.into_iter().flatten().take(REPLICA_PEERS_MAX).map(peer).collect()
+    state.replica_peers(node, 0).into_iter().take(PROBE_PEERS_MAX).map(peer).collect()
 }
 
 fn ready_check(check: &ReadyCheck) -> pb::ReadyCheck {
