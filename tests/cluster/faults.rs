@@ -20,16 +20,18 @@ fn stop(outlast: &Outlast, job: &str, saver: &Saver<'_>) -> Job {
     done
 }
 
-/// Fills the disk, again when an older checkpoint goes, until a save was given up for want of room.
+/// Fills the disk, again when an older checkpoint goes, until a save was given up for want of room and the node says why.
 fn fill_until_full(outlast: &Outlast, job: &str, disk: &Path) -> PathBuf {
-    let filler = wait_for("a save to be given up because the disk is full", || {
+    let filler = wait_for("a save to be given up, and the node to say that its disk is full", || {
         let filler = fill(disk, 1_024);
         std::thread::sleep(Duration::from_millis(300));
         let is_it = |one: &Value| {
             one["state"] == "aborted"
                 && one["reason"].as_str().is_some_and(|why| why.contains("disk is full"))
         };
-        checkpoints(outlast, job).iter().any(is_it).then_some(filler)
+        let node = outlast.json(&["node", "show", "n1"]);
+        let is_told = node["suspect_reason"].as_str().is_some_and(|why| why.contains("disk is full"));
+        (is_told && checkpoints(outlast, job).iter().any(is_it)).then_some(filler)
     });
     let explained = outlast.ok(&["job", "explain", job]);
     assert!(explained.contains("disk is full"), "{explained}");
@@ -53,10 +55,6 @@ fn faults_full_disk_skips_saves_and_loses_nothing_whether_it_is_known_before_or_
         let job = outlast.submit(&saver.spec());
         let before = wait_next_seal(&outlast, &job, 1);
         let filler = fill_until_full(&outlast, &job, &folder.path().join("n1"));
-        wait_for("the node to say so", || {
-            let node = outlast.json(&["node", "show", "n1"]);
-            node["suspect_reason"].as_str().is_some_and(|why| why.contains("disk is full")).then_some(())
-        });
         let kept = sealed_step(&outlast, &job);
         assert!(kept >= before, "nothing good was dropped: {before}, {kept}");
         outlast.ok(&["checkpoint", "verify", &job, "--deep"]);
