@@ -10,6 +10,7 @@ use outlast_types::BootId;
 
 use crate::assigned::WorkerKey;
 use crate::context::{Context, blocking};
+use crate::transfer::chain;
 use crate::worker::save::announce_and_copy;
 use crate::worker::{Record, WorkerDir, WorkerHandle, resume, serve_socket, sweep_slots, worker_dirs};
 
@@ -81,7 +82,7 @@ fn end_unknown(dir: &WorkerDir) -> io::Result<()> {
             Ok(Adopted::Running(keeper)) => {
                 let _ = keeper.stop(0);
             }
-            Err(err) => tracing::warn!(path = %dir.root().display(), error = %err, "not ended yet"),
+            Err(err) => tracing::warn!(path = %dir.root().display(), error = %chain(&err), "not ended yet"),
         }
         if boot_now() >= until {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "its processes do not end"));

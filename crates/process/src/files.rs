@@ -13,12 +13,12 @@ pub(crate) fn create_private_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Replaces `path` by `value` as JSON. With `durable`, the bytes are on the disk when this returns.
+/// Replaces `path` by `value` as JSON. The bytes are on the disk when this returns.
 ///
 /// # Errors
 /// Any failure leaves the old file as it was. A failed fsync is not tried again on the same file: the kernel may have
 /// marked the lost pages clean, so a second one would lie.
-pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T, durable: bool) -> io::Result<()> {
+pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     let bytes = serde_json::to_vec(value)?;
     let tmp = path.with_extension("tmp");
     match fs::remove_file(&tmp) {
@@ -27,15 +27,9 @@ pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T, durable: bool) ->
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&tmp)?;
     file.write_all(&bytes)?;
-    if durable {
-        file.sync_all()?;
-    }
+    file.sync_all()?;
     fs::rename(&tmp, path)?;
-    if durable {
-        File::open(path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")))?
-            .sync_all()?;
-    }
-    Ok(())
+    File::open(path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// `None` where there is no such file.

@@ -50,11 +50,8 @@ struct Versioned {
 
 impl ExitFile {
     pub(crate) fn write(&self, dir: &Path) -> io::Result<()> {
-        files::write_json(
-            &dir.join("exit.json"),
-            &Versioned { version: EXIT_VERSION, exit: self.clone() },
-            true,
-        )
+        let file = Versioned { version: EXIT_VERSION, exit: self.clone() };
+        files::write_json(&dir.join("exit.json"), &file)
     }
 
     /// `None`: no record. A newer version is read as far as its fields are known here.

@@ -97,8 +97,9 @@ impl SpecFile {
         Self { version: SPEC_VERSION, mark, spec }
     }
 
+    /// Durably, before anything is started: without it nobody could tell later which processes are the worker's.
     pub(crate) fn write(&self, dir: &Path) -> io::Result<()> {
-        files::write_json(&dir.join("spec.json"), self, false)
+        files::write_json(&dir.join("spec.json"), self)
     }
 
     pub(crate) fn read(dir: &Path) -> io::Result<Option<Self>> {

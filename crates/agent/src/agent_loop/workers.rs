@@ -16,6 +16,7 @@ use crate::context::{Context, blocking};
 use crate::event::{Event, StartEvent};
 use crate::pauses::{Pauses, until_seen};
 use crate::reconcile::{Life, StopReason};
+use crate::transfer::chain;
 use crate::worker::start::Start;
 use crate::worker::{WorkerDir, WorkerHandle, keep_newest_logs, resume, watch_ready};
 
@@ -110,7 +111,7 @@ impl AgentLoop {
             match outcome {
                 Ok(adopted) => self.handle_adopted(key, adopted),
                 Err(err) => {
-                    tracing::error!(node = %self.context.node, attempt = %key.attempt, rank = key.rank, error = %err, "worker not adopted yet");
+                    tracing::error!(node = %self.context.node, attempt = %key.attempt, rank = key.rank, error = %chain(&err), "worker not adopted yet; tried again until it is");
                     adopt_again(&self.context, key, handle.dir.keeper());
                 }
             }
@@ -327,7 +328,7 @@ fn watch_leftovers(context: &Arc<Context>, key: WorkerKey, dir: PathBuf, exit: E
         let look = || match Keeper::end_leftovers(&dir, &exit) {
             Ok(()) => Some(()),
             Err(err) => {
-                tracing::warn!(attempt = %key.attempt, rank = key.rank, error = %err, "looked at again in vain");
+                tracing::warn!(attempt = %key.attempt, rank = key.rank, error = %chain(&err), "looked at again in vain");
                 None
             }
         };
@@ -342,7 +343,7 @@ fn until_adopted(dir: &std::path::Path, is_over: impl Fn() -> bool) -> Option<Ad
     let look = || match Keeper::adopt(dir) {
         Ok(adopted) => Some(adopted),
         Err(err) => {
-            tracing::warn!(dir = %dir.display(), error = %err, "not adopted yet");
+            tracing::warn!(dir = %dir.display(), error = %chain(&err), "not adopted yet");
             None
         }
     };

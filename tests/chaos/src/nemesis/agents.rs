@@ -103,9 +103,13 @@ pub(crate) async fn power_cut(fault: &mut Fault<'_>) -> Result<Effect> {
     })?;
     fault.hold("without power").await;
     disk.restart()?;
-    forget_boot(&disk.folder)?;
+    // Or only the disk lost what was not synced, as one behind a cable or a network can.
+    let is_reboot = fault.rng.chance(50);
+    if is_reboot {
+        forget_boot(&disk.folder)?;
+    }
     fault.bed.with(&node, |agent| agent.start())?;
-    Ok(Effect::of(is_dead, "power is back"))
+    Ok(Effect::of(is_dead, if is_reboot { "power is back" } else { "back, and the boot id is the same" }))
 }
 
 /// A machine that lost its power comes back with another boot id, by which the agent knows that no worker can be left. The
