@@ -6,7 +6,7 @@ use outlast_control::state::{
     encode_state,
 };
 use outlast_types::{
-    Actor, Cause, CoordinatorId, DiskId, Durability, ExitStatus, JobId, RegistrationId, RequestId, WallTime,
+    Actor, AttemptId, Cause, CheckpointSeq, CoordinatorId, DiskId, Durability, ExitStatus, JobId, RegistrationId, RequestId, WallTime,
 };
 use serde_json::json;
 
@@ -620,25 +620,47 @@ fn invariant_36_the_last_good_checkpoint_is_never_retired_nor_a_pinned_or_needed
     assert!(world.state.newest_good(&a.group).is_some_and(|newest| newest.step == 3));
 }
 
-#[test]
-fn a_degraded_checkpoint_never_justifies_retiring_another() {
-    let mut world = World::new(2);
-    let a = world.running_job("a", &json!({"checkpoint": {"keep": 1}}));
-    let first = world.sealed(a, 1, &[1, 2]);
-    for step in 2..8 {
-        let seq = world.open(a, step);
-        world.prove(first);
-        let mut seal = world.seal_of(a, seq, &[1]);
-        if let Command::SealCheckpoint { degraded, .. } = &mut seal {
-            *degraded = true;
-        }
-        world.does(seal);
+/// A checkpoint that only node 1 has, sealed below the wanted level.
+fn sealed_degraded(world: &mut World, attempt: AttemptId, step: u64) -> CheckpointSeq {
+    let seq = world.open(attempt, step);
+    let mut seal = world.seal_of(attempt, seq, &[1]);
+    if let Command::SealCheckpoint { degraded, .. } = &mut seal {
+        *degraded = true;
     }
-    assert!(is_conflict(&world.refused(Command::RetireCheckpoint {
-        job: JobId(1),
-        seq: first,
-        incarnation: None
-    })));
+    world.does(seal);
+    world.prove(seq);
+    seq
+}
+
+#[test]
+fn a_degraded_checkpoint_never_justifies_retiring_a_safer_one() {
+    let mut world = World::new(2);
+    let a = world.running_job("a", &json!({"checkpoint": {"keep": 1, "durability": "replicated"}}));
+    let first = world.sealed(a, 1, &[1, 2]);
+    for step in 2..14 {
+        sealed_degraded(&mut world, a, step);
+    }
+    for incarnation in [None, Some(world.incarnation())] {
+        let retire = Command::RetireCheckpoint { job: JobId(1), seq: first, incarnation };
+        assert!(is_conflict(&world.refused(retire)), "{incarnation:?}");
+    }
+}
+
+#[test]
+fn where_the_wanted_level_stays_out_of_reach_a_bounded_number_is_kept() {
+    let mut world = World::new(1);
+    let a = world.running_job("a", &json!({"checkpoint": {"keep": 2, "durability": "replicated"}}));
+    let first = sealed_degraded(&mut world, a, 1);
+    let incarnation = Some(world.incarnation());
+    let retire = |seq| Command::RetireCheckpoint { job: JobId(1), seq, incarnation };
+    for step in 2..=10 {
+        sealed_degraded(&mut world, a, step);
+        assert!(is_conflict(&world.refused(retire(first))), "2 + 8 newer ones are needed: step {step}");
+    }
+    sealed_degraded(&mut world, a, 11);
+    world.does(retire(first));
+    let sealed = world.state.jobs[&JobId(1)].checkpoints.values().filter(|one| one.is_sealed());
+    assert_eq!(sealed.count(), 10);
 }
 
 #[test]

@@ -67,8 +67,23 @@ pub(super) fn now(state: &ClusterState, job: &Job, at: WallTime) -> Option<Strin
         [first, others @ ..] => Some(format!("{first} and {} others are being copied", others.len())),
     };
     let lags = unstored(state, job).or_else(|| store_lags(job, at));
-    let parts: Vec<String> = lags.into_iter().chain(copying).chain(quarantined).collect();
+    let below = below_wanted(state, job);
+    let parts: Vec<String> = lags.into_iter().chain(below).chain(copying).chain(quarantined).collect();
     if parts.is_empty() { None } else { Some(parts.join("; ")) }
+}
+
+/// The newest sealed checkpoint was to be on two failure domains, and only one is there to take it.
+fn below_wanted(state: &ClusterState, job: &Job) -> Option<String> {
+    let wanted = state.durability_wanted(&job.spec);
+    let newest = job.checkpoints.values().filter(|one| one.is_sealed()).max_by_key(|one| one.recency())?;
+    (newest.degraded && wanted >= Durability::Replicated && state.live_domains().len() < 2).then(|| {
+        format!(
+            "{} is on one failure domain, and {} is wanted: start agents on other machines, or say `durability: local` \
+             (more checkpoints than `keep` stay meanwhile)",
+            newest.seq,
+            wanted.as_str()
+        )
+    })
 }
 
 /// Checkpoints that are to be in the object store, where nobody could put them there.
@@ -166,5 +181,9 @@ mod tests {
         );
         job.spec.checkpoint.durability = None;
         assert_eq!(now(&state, &job, WallTime(9_000)), None, "not wanted");
+        job.spec.checkpoint.durability = Some(Durability::Replicated);
+        job.checkpoints.values_mut().for_each(|one| one.degraded = true);
+        let told = now(&state, &job, WallTime(9_000)).expect("told");
+        assert!(told.contains("one failure domain") && told.contains("durability: local"), "{told}");
     }
 }

@@ -8,6 +8,9 @@ use outlast_types::{AttemptId, CheckpointSeq, Digest, Durability, JobId};
 use crate::assigned::{ShardKey, WorkerKey};
 use crate::world::World;
 
+/// Newer ones beyond `keep` that make up for their being less durable than they were to be.
+const SURPLUS: usize = 8;
+
 /// What was seen of a checkpoint.
 pub(crate) struct CheckpointSeen {
     attempt: AttemptId,
@@ -206,7 +209,8 @@ impl World {
         }
     }
 
-    /// Of what is retired, a newer one is sealed, proven and as durable as it was to be; nobody restores it or has pinned it.
+    /// Of what is retired, enough newer ones are sealed and as durable as they were to be (or many more are there), one is
+    /// proven; nobody restores it or has pinned it.
     fn inv_36_the_newest_and_the_needed_stay(&mut self, job: JobId, seq: CheckpointSeq) {
         let Some(seen) = self.checks.checkpoints.get(&(job, seq)) else { return };
         let group = seen.attempt.group;
@@ -220,9 +224,11 @@ impl World {
         let newer: Vec<&CheckpointSeen> = newer.map(|(_, candidate)| candidate).collect();
         let keep = self.checks.state.jobs.get(&job).map_or(1, |job| job.spec.checkpoint.keep.max(1)) as usize;
         let restores = self.checks.groups.get(&group).and_then(|group| group.restores);
-        let whole = newer.iter().filter(|other| !other.degraded).count();
-        let proven = newer.iter().any(|other| other.proven && !other.degraded);
-        let why = match (seen.pinned, restores == Some(seq), whole >= keep, proven) {
+        // Whole ones, or so many more that the wanted level is out of reach for long.
+        let whole: Vec<_> = newer.iter().filter(|other| !other.degraded).collect();
+        let is_enough = whole.len() >= keep || newer.len() >= keep + SURPLUS;
+        let proven = newer.iter().any(|other| other.proven && (!other.degraded || whole.len() < keep));
+        let why = match (seen.pinned, restores == Some(seq), is_enough, proven) {
             (true, ..) => "it is pinned",
             (_, true, ..) => "the current attempt restores from it",
             (_, _, false, _) => "too few newer ones are whole",

@@ -11,6 +11,8 @@ use crate::state::{
 /// Good checkpoints beyond `keep` that a job whose policy is `stored` keeps while the object store is out of reach: an
 /// outage of hours must not fill the disks.
 const UNSTORED_SURPLUS: usize = 8;
+/// Checkpoints beyond `keep` that stay while the wanted durability is out of reach, for the same reason.
+const DEGRADED_SURPLUS: usize = 8;
 
 impl ClusterState {
     pub(super) fn retire_checkpoint(
@@ -60,23 +62,30 @@ impl ClusterState {
         if record.group(group).and_then(Group::current).is_some_and(restores) {
             return Err(conflict(format!("the current attempt restores from {seq}")));
         }
-        // What it was sealed at may be true no more: one that lost a holder since is not what the policy wants.
-        let wanted = self.durability_wanted(&record.spec).min(Durability::Replicated);
-        let is_whole = |other: &&Checkpoint| {
-            let is_durable = || !by_now || self.durability_now(other) >= Some(wanted);
-            !other.degraded && self.is_good(other) && is_durable()
-        };
         let newer: Vec<&Checkpoint> = record
             .sealed_of(group)
             .into_iter()
-            .filter(|other| other.recency() > checkpoint.recency())
-            .filter(is_whole)
+            .filter(|other| other.recency() > checkpoint.recency() && self.is_good(other))
             .collect();
         let keep = record.spec.checkpoint.keep.max(1) as usize;
         let keep = if planted!(KeepTooFew) { 1 } else { keep };
-        if newer.len() < keep {
+        // What it was sealed at may be true no more: one that lost a holder since is not what the policy wants.
+        let wanted = self.durability_wanted(&record.spec).min(Durability::Replicated);
+        let is_whole = |other: &&&Checkpoint| {
+            !other.degraded && (!by_now || self.durability_now(other) >= Some(wanted))
+        };
+        let whole: Vec<&Checkpoint> = newer.iter().filter(is_whole).copied().collect();
+        let (newer, needed) = if by_now && whole.len() < keep {
+            // The wanted level may be out of reach for days: then those that are no less safe than this one count.
+            let own = self.durability_now(checkpoint);
+            let as_safe = newer.into_iter().filter(|other| self.durability_now(other) >= own);
+            (as_safe.collect(), keep.saturating_add(DEGRADED_SURPLUS))
+        } else {
+            (whole, keep)
+        };
+        if newer.len() < needed {
             return Err(conflict(format!(
-                "{} good checkpoints are newer than {seq}, {keep} are needed",
+                "{} good checkpoints are newer than {seq}, {needed} are needed",
                 newer.len()
             )));
         }
