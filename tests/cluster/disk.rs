@@ -84,6 +84,38 @@ fn disk_full_at_the_leader_refuses_commands_until_there_is_room() {
     drop(disk);
 }
 
+/// One that leads on refuses every command of the cluster for as long as nobody makes room.
+#[test]
+fn disk_full_at_a_leader_of_three_hands_the_leadership_to_one_with_room() {
+    if !is_root() {
+        println!("skipped: a small tmpfs needs root");
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let disks = ["c1", "c2", "c3"].map(|name| SmallDisk::mount(&folder.path().join(name), "64m"));
+    let outlast = Outlast::start_with(Builder::new(exe()).coordinators(3).agents(1).folder(folder.path()));
+    let old = outlast.leader();
+    let filler = fill(&disks[old].0, 1_024);
+    wait_for("another leader", || (outlast.leader() != old).then_some(()));
+    let job = wait_for("a submission to be taken", || {
+        let output = outlast.run(&["job", "run", "--detach", "-o", "json", "--", "true"]);
+        output.status.success().then_some(output)
+    });
+    let job: serde_json::Value = serde_json::from_slice(&job.stdout).expect("JSON");
+    outlast.wait_success(job["job_id"].as_str().expect("an id"));
+    let told = outlast.cluster.coordinators[old].log_tail(50);
+    assert!(told.contains("gives the leadership up") && told.contains("make room"), "{told}");
+    // It follows, and leads again where it must.
+    std::fs::remove_file(&filler).expect("the filler goes");
+    wait_for("it to have room", || {
+        outlast.cluster.coordinators[old].log_tail(50).contains("has room again").then_some(())
+    });
+    let after = outlast.submit(&shell("after", "true"));
+    outlast.wait_success(&after);
+    outlast.assert_nothing_left();
+    drop(disks);
+}
+
 #[test]
 fn disk_full_under_a_log_ends_the_coordinator_and_it_comes_back_with_its_data() {
     if !is_root() {

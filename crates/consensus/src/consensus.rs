@@ -17,7 +17,7 @@ use crate::config::Limits;
 use crate::disk::SyncTimes;
 use crate::error::{MembershipError, NotAppliedInTime, ProposeError, QuorumError};
 use crate::folder::{DiskRoom, Folder};
-use crate::leadership::{Leader, Leadership, QuorumClock};
+use crate::leadership::{Fitness, Leader, Leadership, QuorumClock};
 use crate::log::LogWriter;
 use crate::machine::{AppliedEntry, Machine};
 use crate::members::{self, Changes, Member};
@@ -48,7 +48,7 @@ pub(crate) struct Inner {
     pub(crate) room: Arc<RwLock<DiskRoom>>,
     pub(crate) probe: SyncTimes,
     pub(crate) probe_loaded: watch::Receiver<Option<SyncTimes>>,
-    pub(crate) disk_hangs: watch::Receiver<bool>,
+    pub(crate) fitness: watch::Receiver<Fitness>,
     pub(crate) writer: Arc<LogWriter>,
     pub(crate) log_bytes: Arc<std::sync::atomic::AtomicU64>,
     pub(crate) stopped: Arc<AtomicBool>,
@@ -83,8 +83,9 @@ impl Consensus {
     /// The service that the other coordinators call; to be added to this one's server.
     pub fn raft_service(&self) -> RaftServiceServer<RaftHandler> {
         let inner = &self.inner;
-        let snapshots = inner.machine.snapshots.clone();
-        let handler = RaftHandler::new(inner.raft.clone(), inner.cluster_id.clone(), inner.id.0, snapshots);
+        let (snapshots, room) = (inner.machine.snapshots.clone(), Arc::clone(&inner.room));
+        let handler =
+            RaftHandler::new(inner.raft.clone(), inner.cluster_id.clone(), inner.id.0, snapshots, room);
         RaftServiceServer::new(handler)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)

@@ -25,13 +25,23 @@ pub struct Leadership {
     pub leader: Option<Leader>,
     pub term: u64,
     /// This coordinator leads. It may not know yet that another one has been elected: only a quorum round tells. Never
-    /// while its disk hangs and others could take over, whatever Raft still calls it.
+    /// while its own disk is in the way and others could take over, whatever Raft still calls it.
     pub is_self: bool,
 }
 
+/// What this coordinator's own disk means for its leadership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fitness {
+    Fit,
+    /// An operation of the log does not end.
+    DiskHangs,
+    /// The disk is nearly full, and somebody with room is to take over.
+    GivesWay,
+}
+
 impl Leadership {
-    fn of(metrics: &Metrics, disk_hangs: bool) -> Self {
-        if disk_hangs && metrics.current_leader == Some(metrics.id) && others_vote(metrics) {
+    fn of(metrics: &Metrics, fitness: Fitness) -> Self {
+        if fitness != Fitness::Fit && metrics.current_leader == Some(metrics.id) && others_vote(metrics) {
             return Self { leader: None, term: metrics.current_term, is_self: false };
         }
         let leader = metrics.current_leader.and_then(|id| {
@@ -68,18 +78,18 @@ impl QuorumClock {
 /// Follows the metrics until the Raft core ends. Any end that nobody asked for is the end of the process.
 pub(crate) async fn follow(
     mut metrics: watch::Receiver<Metrics>,
-    mut disk_hangs: watch::Receiver<bool>,
+    mut fitness: watch::Receiver<Fitness>,
     leadership: watch::Sender<Leadership>,
     quorum: Arc<QuorumClock>,
     fatal: FatalHook,
     stopped: Arc<AtomicBool>,
 ) {
     loop {
-        let hangs = *disk_hangs.borrow_and_update();
+        let fit = *fitness.borrow_and_update();
         // The guard must not live across an await: openraft's core would wait for it.
         let (now, acked_ago, running) = {
             let metrics = metrics.borrow_and_update();
-            (Leadership::of(&metrics, hangs), metrics.millis_since_quorum_ack, metrics.running_state.clone())
+            (Leadership::of(&metrics, fit), metrics.millis_since_quorum_ack, metrics.running_state.clone())
         };
         match running {
             Err(Fatal::Stopped) => break,
@@ -108,7 +118,7 @@ pub(crate) async fn follow(
         // The core's metrics stand still while it waits for its disk.
         let changed = tokio::select! {
             changed = metrics.changed() => changed,
-            changed = disk_hangs.changed() => changed,
+            changed = fitness.changed() => changed,
         };
         if changed.is_err() {
             break;

@@ -28,7 +28,7 @@ use crate::error::OpenError;
 use crate::folder::{DiskRoom, Folder, FormerMember, Identity};
 use crate::founding::finish_founding;
 use crate::hwm::HighWater;
-use crate::leadership::{Leadership, QuorumClock, follow};
+use crate::leadership::{Fitness, Leadership, QuorumClock, follow};
 use crate::log::{LogStore, LogWriter};
 use crate::machine::Machine;
 use crate::net::{Network, Peers};
@@ -36,7 +36,7 @@ use crate::snapshot::SnapshotStore;
 use crate::tick::Ticker;
 use crate::types::Raft;
 use crate::verify::{is_too_full_to_open, too_full};
-use crate::watchdog::watch_disk;
+use crate::watchdog::Watchdog;
 
 /// The founder of a cluster; later ids come from the log.
 const FOUNDER: CoordinatorId = CoordinatorId(1);
@@ -286,7 +286,8 @@ async fn run(
     let writer = Arc::new(LogWriter::spawn(disk, high, config.fatal.clone()).map_err(disk_error)?);
     let log = LogStore::new(&recovered, reader, Arc::clone(&writer), snapshots.snapshots.covered());
     let machine = Machine::new(snapshots.snapshots, snapshots.newest);
-    let network = Network::new(Peers::new(identity.cluster_id.clone(), identity.coordinator.0));
+    let peers = Peers::new(identity.cluster_id.clone(), identity.coordinator.0);
+    let network = Network::new(peers.clone());
     let settings = config.raft(identity.cluster_id.to_string());
     let settings = settings.validate().map_err(|err| OpenError::Raft { reason: err.to_string() })?;
     let raft = Raft::new(identity.coordinator.0, Arc::new(settings), network, log, machine.clone()).await;
@@ -295,12 +296,13 @@ async fn run(
     let (leading, leadership) = watch::channel(Leadership::default());
     let quorum = Arc::new(QuorumClock::default());
     let stopped = Arc::new(AtomicBool::new(false));
-    let (hangs, disk_hangs) = watch::channel(false);
-    let hung_after_ms = config.timers.disk_hung_after_ms();
-    tokio::spawn(watch_disk(Arc::clone(&writer.pulse), hung_after_ms, raft.clone(), hangs));
+    let (told, fitness) = watch::channel(Fitness::Fit);
+    let room = Arc::new(RwLock::new(room));
+    let (pulse, seen) = (Arc::clone(&writer.pulse), Arc::clone(&room));
+    tokio::spawn(Watchdog::new(pulse, seen, peers, raft.clone(), &config.timers, told).run());
     tokio::spawn(follow(
         raft.metrics(),
-        disk_hangs.clone(),
+        fitness.clone(),
         leading,
         Arc::clone(&quorum),
         config.fatal.clone(),
@@ -308,7 +310,6 @@ async fn run(
     ));
     let rounds = Arc::new(Rounds::default());
     let batcher = Batcher::spawn(raft.clone(), &config.limits, leadership.clone(), Arc::clone(&rounds));
-    let room = Arc::new(RwLock::new(room));
     let log_bytes = Arc::default();
     let ticker = Ticker {
         root: folder.root().to_owned(),
@@ -350,7 +351,7 @@ async fn run(
         room,
         probe,
         probe_loaded,
-        disk_hangs,
+        fitness,
         writer,
         log_bytes,
         stopped,

@@ -7,7 +7,7 @@ use outlast_types::Millis;
 use crate::consensus::Consensus;
 use crate::disk::SyncTimes;
 use crate::folder::DiskRoom;
-use crate::leadership::Leader;
+use crate::leadership::{Fitness, Leader};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RaftStatus {
@@ -50,7 +50,7 @@ impl RaftStatus {
             sync: inner.writer.meter.times(),
             probe: inner.probe,
             probe_loaded: *inner.probe_loaded.borrow(),
-            disk_hangs: *inner.disk_hangs.borrow(),
+            disk_hangs: *inner.fitness.borrow() == Fitness::DiskHangs,
             log_bytes: inner.log_bytes.load(Ordering::Relaxed),
             room: *inner.room.read(),
         }

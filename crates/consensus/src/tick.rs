@@ -34,9 +34,10 @@ impl Ticker {
         let mut every = tokio::time::interval(EVERY);
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut asked_at: Option<Instant> = None;
+        let mut was_short = false;
         loop {
             every.tick().await;
-            self.look_at_room();
+            was_short = self.look_at_room(was_short);
             let rested = asked_at.is_none_or(|at| at.elapsed() >= SNAPSHOT_EVERY_MIN);
             // Snapshots stop before the log does: without room, one that fails would end the process.
             if rested && self.wants_snapshot() && !self.room.read().is_short() {
@@ -48,22 +49,28 @@ impl Ticker {
         }
     }
 
-    fn look_at_room(&self) {
-        match DiskRoom::of(&self.root) {
-            Ok(now) => {
-                let before = std::mem::replace(&mut *self.room.write(), now);
-                if now.is_short() && !before.is_short() {
-                    let DiskRoom { free_bytes, needed_bytes } = now;
-                    tracing::error!(
-                        free_bytes,
-                        needed_bytes,
-                        "the disk is nearly full: commands are refused until there is room"
-                    );
-                }
-            }
-            Err(err) => tracing::warn!(%err, "room on the disk cannot be asked for"),
-        }
+    /// Whether it is short now.
+    fn look_at_room(&self, was_short: bool) -> bool {
         self.log_bytes.store(bytes_in(&self.log_dir), Ordering::Relaxed);
+        let room = match DiskRoom::of(&self.root) {
+            Ok(room) => room,
+            Err(err) => {
+                tracing::warn!(%err, "room on the disk cannot be asked for");
+                return was_short;
+            }
+        };
+        *self.room.write() = room;
+        let DiskRoom { free_bytes, needed_bytes } = room;
+        match (was_short, room.is_short()) {
+            (false, true) => tracing::error!(
+                free_bytes,
+                needed_bytes,
+                "the disk is nearly full: as leader this coordinator takes no commands until there is room; make room"
+            ),
+            (true, false) => tracing::warn!(free_bytes, needed_bytes, "the disk has room again"),
+            _ => {}
+        }
+        room.is_short()
     }
 
     fn wants_snapshot(&self) -> bool {

@@ -70,19 +70,21 @@ pub(crate) fn append_from_pb(
     })
 }
 
-pub(crate) fn appended_to_pb(response: &AppendEntriesResponse<u64>) -> pb::AppendResponse {
+pub(crate) fn appended_to_pb(
+    response: &AppendEntriesResponse<u64>,
+    is_short_of_room: bool,
+) -> pb::AppendResponse {
     use pb::append_response::Outcome;
     let outcome = match response {
-        AppendEntriesResponse::Success => Outcome::Success(pb::Success {}),
-        AppendEntriesResponse::PartialSuccess(upto) => match upto {
-            Some(upto) => Outcome::Partial(log_id_to_pb(upto)),
-            // Nothing was taken: on the wire, no outcome at all.
-            None => return pb::AppendResponse { outcome: None },
-        },
-        AppendEntriesResponse::Conflict => Outcome::Conflict(pb::Conflict {}),
-        AppendEntriesResponse::HigherVote(vote) => Outcome::HigherVote(vote_to_pb(vote)),
+        AppendEntriesResponse::Success => Some(Outcome::Success(pb::Success {})),
+        // Where nothing was taken, no outcome at all.
+        AppendEntriesResponse::PartialSuccess(upto) => {
+            upto.as_ref().map(|upto| Outcome::Partial(log_id_to_pb(upto)))
+        }
+        AppendEntriesResponse::Conflict => Some(Outcome::Conflict(pb::Conflict {})),
+        AppendEntriesResponse::HigherVote(vote) => Some(Outcome::HigherVote(vote_to_pb(vote))),
     };
-    pb::AppendResponse { outcome: Some(outcome) }
+    pb::AppendResponse { outcome, is_short_of_room }
 }
 
 pub(crate) fn appended_from_pb(

@@ -9,10 +9,12 @@ use openraft::Snapshot;
 use outlast_proto::raft::v1::install_snapshot_request::Part;
 use outlast_proto::raft::v1::{self as pb, raft_service_server::RaftService};
 use outlast_types::ClusterId;
+use parking_lot::RwLock;
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert::{self, WireError};
+use crate::folder::DiskRoom;
 use crate::snapshot::{SnapshotData, Snapshots};
 use crate::types::{Raft, Vote};
 
@@ -27,6 +29,7 @@ pub struct RaftHandler {
     cluster_id: ClusterId,
     own_id: u64,
     snapshots: Snapshots,
+    room: Arc<RwLock<DiskRoom>>,
     receiving: Semaphore,
 }
 
@@ -63,8 +66,14 @@ fn internal(err: impl std::error::Error) -> Status {
 }
 
 impl RaftHandler {
-    pub(crate) fn new(raft: Raft, cluster_id: ClusterId, own_id: u64, snapshots: Snapshots) -> Self {
-        Self { raft, cluster_id, own_id, snapshots, receiving: Semaphore::new(RECEIVED_AT_ONCE) }
+    pub(crate) fn new(
+        raft: Raft,
+        cluster_id: ClusterId,
+        own_id: u64,
+        snapshots: Snapshots,
+        room: Arc<RwLock<DiskRoom>>,
+    ) -> Self {
+        Self { raft, cluster_id, own_id, snapshots, room, receiving: Semaphore::new(RECEIVED_AT_ONCE) }
     }
 
     fn check(&self, route: Option<&pb::Route>) -> Result<(), Status> {
@@ -137,7 +146,7 @@ impl RaftService for RaftHandler {
         self.check(request.route.as_ref())?;
         let rpc = convert::append_from_pb(request).map_err(malformed)?;
         let response = self.raft.append_entries(rpc).await.map_err(stopped)?;
-        Ok(Response::new(convert::appended_to_pb(&response)))
+        Ok(Response::new(convert::appended_to_pb(&response, self.room.read().is_short())))
     }
 
     async fn vote(&self, request: Request<pb::VoteRequest>) -> Result<Response<pb::VoteResponse>, Status> {

@@ -1,15 +1,17 @@
 //! The channels to the other coordinators: made once each, shared by every replication stream and read round.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use outlast_proto::raft::v1::{self as pb, raft_service_client::RaftServiceClient};
-use outlast_types::ClusterId;
+use outlast_types::{BootTime, ClusterId, Millis};
 use parking_lot::Mutex;
 use tonic::transport::{Channel, Endpoint};
 
 use super::MESSAGE_BYTES_MAX;
+use crate::clock::boot_now;
 use crate::disk::LogMark;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -24,6 +26,8 @@ pub(crate) struct Peer {
     /// Snapshots.
     pub(crate) bulk: RaftServiceClient<Channel>,
     matched: Mutex<Matched>,
+    /// When it last said that its disk has room to lead, on the boot clock; zero where it said the opposite.
+    room_at_ms: AtomicU64,
 }
 
 /// The highest entry that the peer said it has, within one term.
@@ -41,6 +45,11 @@ impl Peer {
             *matched = Matched { term, upto: None };
         }
         matched.upto = matched.upto.max(upto);
+    }
+
+    pub(crate) fn said_room(&self, has_room: bool) {
+        let at_ms = if has_room { boot_now().0 } else { 0 };
+        self.room_at_ms.store(at_ms, Ordering::Relaxed);
     }
 
     /// Whether the peer once said to this leader that it has this entry.
@@ -72,6 +81,15 @@ impl Peers {
         known.entry((id, address.to_owned())).or_insert_with(|| self.connect(id, address)).clone()
     }
 
+    /// Whether one of these coordinators said within this time that its disk has room to lead.
+    pub(crate) fn any_has_room(&self, ids: &BTreeSet<u64>, within_ms: Millis) -> bool {
+        let known = self.known.lock();
+        let has_room = |peer: &Arc<Peer>| {
+            boot_now().since(BootTime(peer.room_at_ms.load(Ordering::Relaxed))) <= within_ms
+        };
+        known.iter().any(|((id, _), peer)| ids.contains(id) && peer.as_ref().is_some_and(has_room))
+    }
+
     fn connect(&self, id: u64, address: &str) -> Option<Arc<Peer>> {
         let endpoint = match Endpoint::from_shared(format!("http://{address}")) {
             Ok(endpoint) => endpoint,
@@ -93,6 +111,6 @@ impl Peers {
         };
         let route = pb::Route { cluster_id: self.cluster_id.to_string(), from: self.own_id, to: id };
         let (control, bulk) = (client(&endpoint), client(&endpoint));
-        Some(Arc::new(Peer { route, control, bulk, matched: Mutex::default() }))
+        Some(Arc::new(Peer { route, control, bulk, matched: Mutex::default(), room_at_ms: AtomicU64::new(0) }))
     }
 }
