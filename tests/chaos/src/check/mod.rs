@@ -3,6 +3,7 @@
 
 mod acknowledged;
 mod attempts;
+mod available;
 mod coverage;
 mod daemons;
 mod exclusive;
@@ -61,6 +62,7 @@ pub(crate) fn check(records: &[Record]) -> Vec<Verdict> {
         restores::check(records, &timeline),
         attempts::check(records, &timeline),
         leaders::check(records),
+        available::check(records),
         finish::check(records),
         daemons::check(records),
         usage::check(records),
