@@ -12,6 +12,9 @@ const ROW: f64 = 15.0;
 const TOP: f64 = 40.0;
 /// More would not fit on a screen; the history has them all.
 const JOBS_MAX: usize = 90;
+/// Seconds between two times of the axis: the first that leaves its words room.
+const STEPS_S: [u64; 7] = [10, 30, 60, 120, 300, 600, 1_800];
+const WORD: f64 = 50.0;
 
 struct Axis {
     from: u64,
@@ -44,8 +47,14 @@ pub(super) fn picture(records: &[Record], timeline: &Timeline, seed: u64) -> Str
     let axis = Axis { from: first.at, to: last.at };
     let mut lanes = fault_lanes(records, axis.to);
     lanes.push(trouble_lane(records, timeline));
-    lanes.extend(job_lanes(timeline, axis.to));
-    draw(&axis, &lanes, records, seed)
+    let jobs = job_lanes(timeline, axis.to);
+    let count = jobs.len();
+    lanes.extend(evenly(jobs, JOBS_MAX));
+    let title = format!(
+        "seed {seed}: faults above, attempts of {} jobs of {count} below (green: succeeded, white ticks: sealed checkpoints)",
+        count.min(JOBS_MAX)
+    );
+    draw(&axis, &lanes, records, &title)
 }
 
 fn fault_lanes(records: &[Record], end: u64) -> Vec<Lane> {
@@ -121,7 +130,14 @@ fn job_lanes(timeline: &Timeline, end: u64) -> Vec<Lane> {
         let bar = Bar { from, to: end, color: "#9b9b9b", text: format!("{attempt} is open") };
         lane(&mut lanes, job).bars.push(bar);
     }
-    lanes.into_values().take(JOBS_MAX).collect()
+    lanes.into_values().collect()
+}
+
+/// At most so many, from the first to the last.
+fn evenly<T>(all: Vec<T>, most: usize) -> impl Iterator<Item = T> {
+    let count = all.len();
+    let is_chosen = move |at: usize| count <= most || at * most / count != (at + 1) * most / count;
+    all.into_iter().enumerate().filter(move |(at, _)| is_chosen(*at)).map(|(_, one)| one)
 }
 
 fn lane(lanes: &mut BTreeMap<u64, Lane>, job: u64) -> &mut Lane {
@@ -129,11 +145,11 @@ fn lane(lanes: &mut BTreeMap<u64, Lane>, job: u64) -> &mut Lane {
     lanes.entry(job).or_insert_with(empty)
 }
 
-fn draw(axis: &Axis, lanes: &[Lane], records: &[Record], seed: u64) -> String {
+fn draw(axis: &Axis, lanes: &[Lane], records: &[Record], title: &str) -> String {
     let height = TOP + ROW * lanes.len() as f64 + 20.0;
     let mut svg = String::new();
     // Writing into a String cannot fail.
-    let _ = frame(&mut svg, axis, records, height, seed);
+    let _ = frame(&mut svg, axis, records, height, title);
     for (row, lane) in lanes.iter().enumerate() {
         let _ = draw_lane(&mut svg, axis, TOP + ROW * row as f64, lane);
     }
@@ -141,24 +157,36 @@ fn draw(axis: &Axis, lanes: &[Lane], records: &[Record], seed: u64) -> String {
     svg
 }
 
-fn frame(svg: &mut String, axis: &Axis, records: &[Record], height: f64, seed: u64) -> std::fmt::Result {
+fn frame(svg: &mut String, axis: &Axis, records: &[Record], height: f64, title: &str) -> std::fmt::Result {
     writeln!(
         svg,
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" font-family=\"sans-serif\" \
-         font-size=\"10\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n<text x=\"5\" y=\"14\">seed {seed}: \
-         faults above, attempts below (green: succeeded, white ticks: sealed checkpoints)</text>"
+         font-size=\"10\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n<text x=\"5\" y=\"14\">{title}</text>"
     )?;
-    for second in (0..(axis.to - axis.from) / 1_000_000_000).step_by(10) {
+    let seconds = (axis.to - axis.from) / 1_000_000_000;
+    let has_room = |step: &&u64| (seconds / **step) as f64 * WORD <= WIDTH - LEFT;
+    let step = STEPS_S.iter().find(has_room).unwrap_or(&STEPS_S[STEPS_S.len() - 1]);
+    for second in (0..seconds).step_by(*step as usize) {
         let x = axis.x(axis.from + second * 1_000_000_000);
         writeln!(svg, "<path d=\"M{x:.1} {TOP}V{height}\" stroke=\"#eeeeee\"/>")?;
         writeln!(svg, "<text x=\"{x:.1}\" y=\"36\" fill=\"#888888\">{second} s</text>")?;
     }
+    // Phases may be shorter than their names: those that follow at once are one label.
+    let mut labels: Vec<(f64, String)> = Vec::new();
     for record in records {
-        if let What::Phase { name } = &record.what {
-            let x = axis.x(record.at);
-            writeln!(svg, "<path d=\"M{x:.1} 18V{height}\" stroke=\"#888888\" stroke-dasharray=\"3\"/>")?;
-            writeln!(svg, "<text x=\"{:.1}\" y=\"26\" fill=\"#444444\">{}</text>", x + 2.0, escape(name))?;
+        let What::Phase { name } = &record.what else { continue };
+        let x = axis.x(record.at);
+        writeln!(svg, "<path d=\"M{x:.1} 18V{height}\" stroke=\"#888888\" stroke-dasharray=\"3\"/>")?;
+        match labels.last_mut() {
+            Some((before, label)) if x - *before < WORD => *label = format!("{label}, {name}"),
+            _ => labels.push((x, name.clone())),
         }
+    }
+    for (x, label) in labels {
+        // The last ones lie at the right edge.
+        let (x, anchor) = if x > WIDTH * 0.9 { (x - 2.0, "end") } else { (x + 2.0, "start") };
+        let label = escape(&label);
+        writeln!(svg, "<text x=\"{x:.1}\" y=\"26\" text-anchor=\"{anchor}\" fill=\"#444444\">{label}</text>")?;
     }
     Ok(())
 }
@@ -209,5 +237,12 @@ mod tests {
         let svg = picture(&[fault(1_000, Phase::Begin), fault(9_000, Phase::End)], &Timeline::default(), 7);
         assert!(svg.contains("kill-leader") && svg.contains("a&lt;b") && svg.ends_with("</svg>\n"), "{svg}");
         assert_eq!(svg.matches("<rect").count(), 2, "the ground and one bar");
+    }
+
+    #[test]
+    fn of_many_jobs_some_are_drawn_from_the_first_to_the_last() {
+        assert_eq!(evenly(vec![1, 2, 3], 5).collect::<Vec<_>>(), [1, 2, 3]);
+        let some: Vec<u32> = evenly((0..1_000).collect(), 10).collect();
+        assert_eq!((some.len(), some.first().copied(), some.last().copied()), (10, Some(99), Some(999)));
     }
 }
