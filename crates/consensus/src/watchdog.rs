@@ -140,7 +140,9 @@ impl Watchdog {
                 "the disk under the data folder is nearly full and another coordinator has room: this one gives the \
                  leadership up; make room"
             ),
-            (Fitness::DiskHangs, Fitness::Fit) => tracing::warn!("the disk under the data folder answers again"),
+            (Fitness::DiskHangs, Fitness::Fit) => {
+                tracing::warn!("the disk under the data folder answers again")
+            }
             (Fitness::GivesWay | Fitness::Fit, Fitness::Fit) => {}
         }
     }

@@ -111,6 +111,12 @@ impl Peers {
         };
         let route = pb::Route { cluster_id: self.cluster_id.to_string(), from: self.own_id, to: id };
         let (control, bulk) = (client(&endpoint), client(&endpoint));
-        Some(Arc::new(Peer { route, control, bulk, matched: Mutex::default(), room_at_ms: AtomicU64::new(0) }))
+        Some(Arc::new(Peer {
+            route,
+            control,
+            bulk,
+            matched: Mutex::default(),
+            room_at_ms: AtomicU64::new(0),
+        }))
     }
 }

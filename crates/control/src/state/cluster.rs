@@ -31,7 +31,7 @@ impl Limits {
     pub const OPEN_CHECKPOINTS_MAX: usize = 2;
     /// An open checkpoint older than this (leader's clock) holds no newer one up: a rank of it will never come.
     pub const OPEN_CHECKPOINT_STUCK_MS: u64 = 5 * 60_000;
-    /// Retired, aborted and quarantined records that a job keeps for its history.
+    /// Retired and aborted records that a job keeps for its history; and as many quarantined ones.
     pub const OLD_CHECKPOINTS_KEPT: usize = 50;
     /// Clusters that a recovered one goes on from; an agent that was away for longer needs a new folder.
     pub const PREDECESSORS_KEPT: usize = 64;

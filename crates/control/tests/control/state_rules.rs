@@ -6,7 +6,8 @@ use outlast_control::state::{
     encode_state,
 };
 use outlast_types::{
-    Actor, AttemptId, Cause, CheckpointSeq, CoordinatorId, DiskId, Durability, ExitStatus, JobId, RegistrationId, RequestId, WallTime,
+    Actor, AttemptId, Cause, CheckpointSeq, CoordinatorId, DiskId, Durability, ExitStatus, JobId,
+    RegistrationId, RequestId, WallTime,
 };
 use serde_json::json;
 
@@ -711,6 +712,31 @@ fn a_checkpoint_that_every_rank_restored_is_proven_and_one_without_good_bytes_is
     world.observe(world.place(c, 0), failed);
     assert_eq!(world.state.jobs[&JobId(1)].checkpoints[&seq].state, CheckpointState::Quarantined);
     assert_eq!(world.state.attempt(&c).map(|c| c.phase), Some(AttemptPhase::Stopping));
+}
+
+#[test]
+fn what_is_merely_over_does_not_push_a_quarantined_checkpoint_out() {
+    let mut world = World::new(2);
+    let a = world.running_job("a", &json!({"checkpoint": {"keep": 1}}));
+    let bad = world.sealed(a, 1, &[1, 2]);
+    let incarnation = world.incarnation();
+    let reason = "hash mismatch".to_owned();
+    world.does(Command::QuarantineCheckpoint {
+        job: JobId(1),
+        seq: bad,
+        reason,
+        incarnation: Some(incarnation),
+    });
+    let mut last = world.sealed(a, 2, &[1, 2]);
+    for step in 3..3 + 2 * Limits::OLD_CHECKPOINTS_KEPT as u64 {
+        let seq = world.sealed(a, step, &[1, 2]);
+        world.prove(seq);
+        world.does(Command::RetireCheckpoint { job: JobId(1), seq: last, incarnation: Some(incarnation) });
+        last = seq;
+    }
+    let records = &world.state.jobs[&JobId(1)].checkpoints;
+    assert_eq!(records[&bad].state, CheckpointState::Quarantined);
+    assert_eq!(records.len(), Limits::OLD_CHECKPOINTS_KEPT + 2, "and the newest");
 }
 
 #[test]

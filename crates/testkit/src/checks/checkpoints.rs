@@ -43,7 +43,11 @@ impl World {
             }
             Event::CheckpointRetired { job, seq } => {
                 self.cover.retires += 1;
-                if matches!(command, Command::RetireCheckpoint { .. }) {
+                // A quarantined one goes with its record, when there are too many.
+                let was = self.checks.checkpoints.get(&(*job, *seq)).map(|seen| seen.state);
+                if matches!(command, Command::RetireCheckpoint { .. })
+                    && was != Some(CheckpointState::Quarantined)
+                {
                     self.inv_36_the_newest_and_the_needed_stay(*job, *seq);
                 }
                 self.becomes(*job, *seq, CheckpointState::Retired);

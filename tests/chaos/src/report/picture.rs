@@ -186,7 +186,10 @@ fn frame(svg: &mut String, axis: &Axis, records: &[Record], height: f64, title: 
         // The last ones lie at the right edge.
         let (x, anchor) = if x > WIDTH * 0.9 { (x - 2.0, "end") } else { (x + 2.0, "start") };
         let label = escape(&label);
-        writeln!(svg, "<text x=\"{x:.1}\" y=\"26\" text-anchor=\"{anchor}\" fill=\"#444444\">{label}</text>")?;
+        writeln!(
+            svg,
+            "<text x=\"{x:.1}\" y=\"26\" text-anchor=\"{anchor}\" fill=\"#444444\">{label}</text>"
+        )?;
     }
     Ok(())
 }

@@ -6,7 +6,8 @@ use outlast_types::{AttemptId, CheckpointSeq, JobId};
 use super::attempt_end::reset_budgets;
 use super::{Context, Handled, REASON_BYTES_MAX, bounded, conflict, exhausted, fenced, not_found};
 use crate::state::{
-    AttemptPhase, Checkpoint, CheckpointState, ClusterState, Event, Incarnation, Limits, Refusal, Response,
+    AttemptPhase, Checkpoint, CheckpointState, ClusterState, Event, Incarnation, Job, Limits, Refusal,
+    Response,
 };
 
 impl ClusterState {
@@ -180,28 +181,30 @@ impl ClusterState {
         Ok(Response::Done)
     }
 
-    /// Keeps the newest records of what is over. A quarantined one whose record leaves is retired: nobody could find
-    /// its bytes any more.
+    /// Keeps the newest records of what is over, and as many of what is quarantined: those have bytes that a person may want
+    /// to look at, so what is merely over does not push them out. A quarantined one whose record leaves is retired: nobody
+    /// could find its bytes any more.
     pub(super) fn trim_checkpoints(&mut self, cx: &mut Context<'_>, job: JobId) {
         let Some(record) = self.jobs.get_mut(&job) else { return };
-        let is_old = |checkpoint: &&Checkpoint| {
-            let is_over = !matches!(checkpoint.state, CheckpointState::Open | CheckpointState::Sealed);
-            is_over && !(checkpoint.pinned && checkpoint.state == CheckpointState::Quarantined)
-        };
-        let old: Vec<(CheckpointSeq, CheckpointState)> = record
-            .checkpoints
-            .values()
-            .filter(is_old)
-            .map(|checkpoint| (checkpoint.seq, checkpoint.state))
-            .collect();
-        let surplus = old.len().saturating_sub(Limits::OLD_CHECKPOINTS_KEPT);
-        for (seq, state) in old.into_iter().take(surplus) {
+        let is_over =
+            |one: &Checkpoint| matches!(one.state, CheckpointState::Aborted | CheckpointState::Retired);
+        surplus(record, is_over).into_iter().for_each(|seq| {
             record.checkpoints.remove(&seq);
-            if state == CheckpointState::Quarantined {
-                cx.tell(Event::CheckpointRetired { job, seq });
-            }
+        });
+        let is_bad = |one: &Checkpoint| one.state == CheckpointState::Quarantined && !one.pinned;
+        for seq in surplus(record, is_bad) {
+            record.checkpoints.remove(&seq);
+            cx.tell(Event::CheckpointRetired { job, seq });
         }
     }
+}
+
+/// The oldest of these checkpoints, beyond as many as are kept.
+fn surplus(job: &Job, is_meant: impl Fn(&Checkpoint) -> bool) -> Vec<CheckpointSeq> {
+    let meant: Vec<CheckpointSeq> =
+        job.checkpoints.values().filter(|one| is_meant(one)).map(|one| one.seq).collect();
+    let count = meant.len().saturating_sub(Limits::OLD_CHECKPOINTS_KEPT);
+    meant.into_iter().take(count).collect()
 }
 
 /// The newest step that an attempt has sealed: kept in view by whatever became of the checkpoint since.

@@ -71,9 +71,8 @@ impl ClusterState {
         let keep = if planted!(KeepTooFew) { 1 } else { keep };
         // What it was sealed at may be true no more: one that lost a holder since is not what the policy wants.
         let wanted = self.durability_wanted(&record.spec).min(Durability::Replicated);
-        let is_whole = |other: &&&Checkpoint| {
-            !other.degraded && (!by_now || self.durability_now(other) >= Some(wanted))
-        };
+        let is_whole =
+            |other: &&&Checkpoint| !other.degraded && (!by_now || self.durability_now(other) >= Some(wanted));
         let whole: Vec<&Checkpoint> = newer.iter().filter(is_whole).copied().collect();
         let (newer, needed) = if by_now && whole.len() < keep {
             // The wanted level may be out of reach for days: then those that are no less safe than this one count.
