@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use outlast_consensus::{Consensus, RaftStatus};
-use outlast_types::{BootTime, Millis, Profile, Timers};
+use outlast_consensus::{Consensus, DiskRoom, RaftStatus};
+use outlast_types::{BootTime, ByteSize, CoordinatorId, Millis, Profile, Timers};
 
 use crate::clock::boot_now;
 
@@ -56,6 +56,19 @@ pub(crate) fn warning(status: &RaftStatus, profile: Profile) -> Option<String> {
         slow_disk(times.p999_us as f64 / 1_000.0, &what, profile)
     });
     beside.or_else(|| slow_disk(p99_ms(status), "(99th percentile)", profile))
+}
+
+/// What to tell people where the log's disk has too little room for a leader.
+pub(crate) fn room_warning(room: DiskRoom, id: CoordinatorId) -> Option<String> {
+    let DiskRoom { free_bytes, needed_bytes } = room;
+    room.is_short().then(|| {
+        format!(
+            "the disk of {id} has {} free and needs {}: {id} takes no commands when it leads, and ends when the disk is \
+             full; make room there",
+            ByteSize(free_bytes),
+            ByteSize(needed_bytes)
+        )
+    })
 }
 
 /// Says at start what the disk cannot do: what was measured before serving at once, the rest when it is measured.
@@ -129,6 +142,16 @@ mod tests {
             assert!(warning.contains(part), "{warning}");
         }
         assert_eq!(slow_disk(180.0, "", Profile::Wan), None);
+    }
+
+    #[test]
+    fn a_disk_without_room_is_told_with_what_is_needed() {
+        let room = |free_bytes| DiskRoom { free_bytes, needed_bytes: 512 << 20 };
+        assert_eq!(room_warning(room(1 << 30), CoordinatorId(2)), None);
+        let warning = room_warning(room(3 << 20), CoordinatorId(2)).expect("short");
+        for part in ["c2 has 3MiB free and needs 512MiB", "make room"] {
+            assert!(warning.contains(part), "{warning}");
+        }
     }
 
     #[test]

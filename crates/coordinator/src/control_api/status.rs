@@ -177,7 +177,9 @@ fn warnings(
             "every member knows feature level {level}: `outlast cluster upgrade` lets the cluster use it"
         ));
     }
-    warnings.extend(crate::disk::warning(&member.consensus.status(), member.profile));
+    let raft = member.consensus.status();
+    warnings.extend(crate::disk::warning(&raft, member.profile));
+    warnings.extend(crate::disk::room_warning(raft.room, member.id));
     if member.disk.age_ms() > crate::disk::HUNG_AFTER_MS {
         let age_s = member.disk.age_ms() / 1_000;
         warnings.push(format!("the disk of {} has not finished a write for {age_s} s", member.id));
