@@ -21,6 +21,9 @@ pub(crate) enum ReceiveError {
     Mismatch(String),
     #[error("{0}")]
     Write(String),
+    /// Their checkpoint was over when they were whole; they are gone.
+    #[error("{0}")]
+    Late(String),
 }
 
 /// Bytes that are being received. Dropped before `finish`, nothing of them stays.
@@ -48,12 +51,14 @@ impl<T: Send + 'static> Incoming<T> {
     }
 }
 
-/// Receives a shard; anything but the announced bytes is refused.
+/// Receives a shard; anything but the announced bytes is refused. `drop_late` looks whether anybody wants it still, once it
+/// is whole: here, since whoever sent or asked for it may have gone by then.
 pub(crate) fn receive_shard(
     store: &ShardStore,
     key: ShardKey,
     root: Digest,
     size_bytes: u64,
+    drop_late: impl FnOnce(&ShardMeta) -> Option<String> + Send + 'static,
 ) -> Incoming<ShardMeta> {
     let store = store.clone();
     Incoming::begin(move |mut reader| {
@@ -67,7 +72,11 @@ pub(crate) fn receive_shard(
             other => failed(&other),
         });
         hit(Failpoint::AgentReplicateAfterFsync).map_err(|err| failed(&err))?;
-        received
+        let received = received?;
+        match drop_late(&received) {
+            None => Ok(received),
+            Some(why) => Err(ReceiveError::Late(why)),
+        }
     })
 }
 
@@ -136,4 +145,35 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_shard_that_is_whole_too_late_goes_although_nobody_waits_for_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = ShardStore::open(folder.path()).expect("a store");
+        let attempt = "j1/0@1.1".parse().expect("an id");
+        let key =
+            ShardKey { job: outlast_types::JobId(1), attempt, seq: outlast_types::CheckpointSeq(1), rank: 0 };
+        let bytes = Bytes::from_static(b"weights");
+        let root = Digest(*blake3::hash(&bytes).as_bytes());
+        let (said, removed) = std::sync::mpsc::channel();
+        let (of, meta_root) = (store.clone(), root);
+        let drop_late = move |meta: &ShardMeta| {
+            of.remove(&meta.key, meta_root).expect("removed");
+            said.send(of.list().len()).expect("somebody waits");
+            Some("it was given up".to_owned())
+        };
+        let incoming = receive_shard(&store, key, root, bytes.len() as u64, drop_late);
+        assert!(incoming.push(bytes).await);
+        // The sender's last word arrives, and then its call is dropped.
+        incoming.chunks.send(None).await.expect("the writer runs");
+        drop(incoming);
+        let left =
+            tokio::task::spawn_blocking(move || removed.recv_timeout(std::time::Duration::from_secs(60)));
+        assert_eq!(left.await.expect("no panic").expect("it was looked at"), 0);
+    }
 }

@@ -173,7 +173,10 @@ async fn live(tier: &ObjectTier) {
     let other = Disk::new();
     for shard in &shards {
         tier.verify_shard(&shard.key, shard.root, shard.size_bytes).await.expect("sound");
-        let got = tier.get_shard(&other.store, &shard.key, shard.root, shard.size_bytes).await.expect("got");
+        let got = tier
+            .get_shard(&other.store, &shard.key, shard.root, shard.size_bytes, |_| None)
+            .await
+            .expect("got");
         assert_eq!(&got, shard);
         other.store.verify(&shard.key, shard.root).expect("sound");
     }
@@ -384,7 +387,7 @@ async fn every_flipped_bit_in_the_bucket_is_seen() {
         let (listed, of_rank) =
             (tier.list_committed().await.expect("listed"), usize::from(name.starts_with('1')));
         let shard = &shards[of_rank];
-        let got = tier.get_shard(&other.store, &shard.key, shard.root, shard.size_bytes).await;
+        let got = tier.get_shard(&other.store, &shard.key, shard.root, shard.size_bytes, |_| None).await;
         if name == "MANIFEST" || name == "COMMIT" {
             other.store.remove(&shard.key, shard.root).expect("removed");
             assert!(matches!(&listed[0].state, FoundState::Damaged { reason } if reason.contains(name)));
@@ -411,7 +414,8 @@ async fn every_flipped_bit_in_the_bucket_is_seen() {
     let mut bytes = fs::read(data).expect("bytes");
     bytes[20_000] ^= 1;
     fs::write(data, bytes).expect("damaged");
-    let got = tier.get_shard(&other.store, &shards[0].key, shards[0].root, shards[0].size_bytes).await;
+    let got =
+        tier.get_shard(&other.store, &shards[0].key, shards[0].root, shards[0].size_bytes, |_| None).await;
     assert!(matches!(got, Err(GetError::Corrupt { extent: None })), "{got:?}");
     assert_eq!(other.store.list(), []);
     let verified = tier.verify_shard(&shards[0].key, shards[0].root, shards[0].size_bytes).await;
@@ -490,7 +494,8 @@ async fn an_upload_outlives_refusals_cut_connections_and_slow_answers() {
     let published = tier.publish(&manifest, &record(&manifest)).await.expect("published");
     assert_eq!(published, Published::Committed);
     let other = Disk::new();
-    let got = tier.get_shard(&other.store, &shard.key, shard.root, shard.size_bytes).await.expect("got");
+    let got =
+        tier.get_shard(&other.store, &shard.key, shard.root, shard.size_bytes, |_| None).await.expect("got");
     assert_eq!((got, s3.proxy.unused()), (shard, Vec::new()), "every fault happened");
 }
 
@@ -505,14 +510,15 @@ async fn a_range_that_was_damaged_on_the_way_is_asked_for_again() {
     // The first answer to this is the hashes': their name begins alike.
     s3.proxy.add(&[&format!("{get}.ext")], Fault::Slow(Duration::ZERO), 1);
     s3.proxy.add(&[&get], Fault::FlipAnswer, 1);
-    let got = tier.get_shard(&other.store, &shard.key, shard.root, shard.size_bytes).await.expect("got");
+    let got =
+        tier.get_shard(&other.store, &shard.key, shard.root, shard.size_bytes, |_| None).await.expect("got");
     assert_eq!((got, s3.proxy.hits()), (shard.clone(), 2));
     other.store.remove(&shard.key, shard.root).expect("removed");
 
     s3.proxy.heal();
     s3.proxy.add(&[&format!("{get}.ext")], Fault::Slow(Duration::ZERO), 1);
     s3.proxy.add(&[&get], Fault::FlipAnswer, 1000);
-    let got = tier.get_shard(&other.store, &shard.key, shard.root, shard.size_bytes).await;
+    let got = tier.get_shard(&other.store, &shard.key, shard.root, shard.size_bytes, |_| None).await;
     assert!(matches!(got, Err(GetError::Corrupt { extent: Some(1) })), "{got:?}");
     assert_eq!(other.store.list(), []);
 }
@@ -576,7 +582,7 @@ async fn an_unreachable_store_is_told_after_bounded_tries_and_loses_nothing() {
     ));
     let listed = tier.list_committed().await;
     assert!(matches!(listed, Err(RequestError::Transient { .. })), "unread is not empty: {listed:?}");
-    let got = tier.get_shard(&disk.store, &shard.key, shard.root, shard.size_bytes).await;
+    let got = tier.get_shard(&disk.store, &shard.key, shard.root, shard.size_bytes, |_| None).await;
     assert!(matches!(got, Err(GetError::Transient { .. })), "unread is not missing: {got:?}");
     assert!(!s3.proxy.forwarded().iter().any(|line| line.contains("COMMIT") && line.starts_with("PUT")));
 
@@ -650,7 +656,7 @@ async fn a_bucket_that_is_not_there_is_an_error_and_never_an_empty_one() {
     let listed = tier.list_committed().await;
     assert!(matches!(listed, Err(RequestError::Missing { .. })), "{listed:?}");
     let shard = disk.shard(1, 0, 10);
-    let got = tier.get_shard(&disk.store, &shard.key, shard.root, shard.size_bytes).await;
+    let got = tier.get_shard(&disk.store, &shard.key, shard.root, shard.size_bytes, |_| None).await;
     assert!(matches!(got, Err(GetError::Refused { .. })), "no reason to give the checkpoint up: {got:?}");
 }
 

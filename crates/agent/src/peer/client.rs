@@ -21,6 +21,7 @@ use tonic::{Code, Status};
 use crate::assigned::{BundleRef, Peer, RestoreFrom};
 use crate::context::Context;
 use crate::coordinators::{answer, timed};
+use crate::peer::drop_late;
 use crate::transfer::{
     CHUNK_BYTES, Incoming, ReceiveError, chain, read_chunks, receive_bundle, receive_shard,
 };
@@ -127,7 +128,9 @@ pub(crate) async fn get_shard(
         pb::GetShardRequest { cluster_id: context.cluster_text(), key: Some(wanted), look_only: false };
     let mut client = connect(peer).map_err(|err| Unusable::Transient(err.to_string()))?;
     let within = deadline(from.size_bytes);
-    let incoming = receive_shard(&context.shards, key, from.root, from.size_bytes);
+    let late = Arc::clone(context);
+    let incoming =
+        receive_shard(&context.shards, key, from.root, from.size_bytes, move |meta| drop_late(&late, meta));
     let fetch = async {
         let stream = client.get_shard(timed(request, within)).await?.into_inner();
         pour(stream, &incoming).await
@@ -140,7 +143,7 @@ pub(crate) async fn get_shard(
     match incoming.finish().await {
         Ok(_) => Ok(()),
         Err(ReceiveError::Mismatch(reason)) => Err(Unusable::Corrupt(reason)),
-        Err(ReceiveError::Write(reason)) => Err(Unusable::Local(reason)),
+        Err(ReceiveError::Write(reason) | ReceiveError::Late(reason)) => Err(Unusable::Local(reason)),
     }
 }
 
@@ -154,14 +157,16 @@ pub(crate) async fn get_stored(
     let Some(tier) = &context.store else {
         return Err(Unusable::Transient(NO_STORE.to_owned()));
     };
-    let got = tier.get_shard(&context.shards, &key, root, size_bytes).await;
+    let late = Arc::clone(context);
+    let got =
+        tier.get_shard(&context.shards, &key, root, size_bytes, move |meta| drop_late(&late, meta)).await;
     got.map(drop).map_err(|err| {
         let reason = chain(&err);
         match err {
             GetError::Corrupt { .. } => Unusable::Corrupt(reason),
             GetError::Missing => Unusable::Missing(reason),
             GetError::Transient { .. } | GetError::Refused { .. } => Unusable::Transient(reason),
-            GetError::Write { .. } | GetError::Keep { .. } => Unusable::Local(reason),
+            GetError::Write { .. } | GetError::Keep { .. } | GetError::Late { .. } => Unusable::Local(reason),
         }
     })
 }

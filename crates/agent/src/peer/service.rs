@@ -185,6 +185,7 @@ impl From<ReceiveError> for Failure {
                 reason,
                 hint: "the bytes were damaged on their way: send them again".to_owned(),
             },
+            ReceiveError::Late(_) => Failure::Fenced { reason },
             ReceiveError::Write(_) => {
                 Failure::Unavailable { reason, hint: "try another node".to_owned(), retry_after_ms: 1_000 }
             }

@@ -65,16 +65,14 @@ pub(super) async fn put(
         }
         .into());
     }
-    let incoming = receive_shard(&context.shards, key, root, size_bytes);
+    let late = Arc::clone(context);
+    let incoming = receive_shard(&context.shards, key, root, size_bytes, move |meta| drop_late(&late, meta));
     let mut takes_more = incoming.push(head.data).await;
     while takes_more {
         let Some(message) = stream.message().await? else { break };
         takes_more = incoming.push(message.data).await;
     }
     let meta = incoming.finish().await.map_err(Failure::from)?;
-    if let Some(reason) = drop_late(context, &meta).await {
-        return Err(Failure::Fenced { reason }.into());
-    }
     context.metrics.peer_bytes_received.inc_by(meta.size_bytes);
     let holder = context.holder();
     Ok(pb::PutShardResponse {
@@ -85,13 +83,12 @@ pub(super) async fn put(
 }
 
 /// Bytes that arrived after the log had told this node that their checkpoint is over: nobody will say it again, so they go
-/// at once. `Some`: why.
-pub(crate) async fn drop_late(context: &Arc<Context>, meta: &ShardMeta) -> Option<String> {
+/// at once. `Some`: why. Blocks on the disk.
+pub(crate) fn drop_late(context: &Context, meta: &ShardMeta) -> Option<String> {
     let (key, root) = (meta.key, meta.root);
     let fate = context.checkpoints.fate(key.job, key.seq).filter(Fate::bytes_may_go)?;
     let Fate::Over(reason) = fate else { return None };
-    let store = context.shards.clone();
-    if let Err(err) = blocking(move || store.remove(&key, root)).await {
+    if let Err(err) = context.shards.remove(&key, root) {
         tracing::warn!(job = %key.job, checkpoint = %key.seq, rank = key.rank, error = %err, "a shard that came too late cannot be removed");
     }
     Some(format!("checkpoint {} of {} is over: {reason}", key.seq, key.job))

@@ -176,14 +176,16 @@ async fn open_and_write(
     let shard = ShardKey { job: key.attempt.group.job, attempt: key.attempt, seq, rank: key.rank };
     let store = context.shards.clone();
     let began = boot_now();
-    let written = blocking(move || write(&store, &shard, &path)).await;
+    let late = Arc::clone(context);
+    let written = blocking(move || {
+        let meta = write(&store, &shard, &path)?;
+        drop_late(&late, &meta).map_or(Ok(meta), |why| Err(SaveError::Write(why)))
+    })
+    .await;
     // The worker waits until its folder is written.
     let write_ms = boot_now().since(began);
     *handle.save_cost.lock() = Some(SaveCost { stall_ms: write_ms, write_ms });
     let meta = written.inspect_err(|err| context.checkpoints.failed(part, err.to_string()))?;
-    if let Some(why) = drop_late(context, &meta).await {
-        return Err(SaveError::Write(why));
-    }
     context.metrics.checkpoint_took(Phase::Write, write_ms);
     context.metrics.checkpoint_bytes.inc_by(meta.size_bytes);
     announce_and_copy(context, handle, meta.clone());

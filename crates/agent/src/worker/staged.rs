@@ -320,12 +320,14 @@ impl Save {
         }
         let key = ShardKey { job, attempt: part.attempt, seq, rank: part.rank };
         let store = context.shards.clone();
-        let meta = blocking(move || write_patiently(&store, &key, &file, length)).await.map_err(refused)?;
+        let late = Arc::clone(context);
+        let written = blocking(move || {
+            let meta = write_patiently(&store, &key, &file, length).map_err(refused)?;
+            drop_late(&late, &meta).map_or(Ok(meta), |why| Err(SaveError::Write(why)))
+        });
+        let meta = written.await?;
         let write_ms = boot_now().since(since);
         *handle.save_cost.lock() = Some(SaveCost { stall_ms, write_ms });
-        if let Some(why) = drop_late(context, &meta).await {
-            return Err(SaveError::Write(why));
-        }
         context.metrics.checkpoint_took(metrics::Phase::Write, write_ms);
         context.metrics.checkpoint_bytes.inc_by(meta.size_bytes);
         announce_and_copy(context, handle, meta.clone());

@@ -45,6 +45,8 @@ pub enum GetError {
         #[source]
         source: WriteError,
     },
+    #[error("{reason}")]
+    Late { reason: String },
     #[error("the bundle from the object store could not be kept on this node's disk")]
     Keep {
         #[source]
@@ -76,7 +78,8 @@ struct Source<'a> {
 }
 
 impl ObjectTier {
-    /// Brings a shard to this node's disk. Only the sealed bytes ever get its name there.
+    /// Brings a shard to this node's disk. Only the sealed bytes ever get its name there. `drop_late` is asked once it is
+    /// there, also where nobody waits for this call any more: it removes what nobody wants, and says why.
     ///
     /// # Errors
     /// See `GetError`; nothing of the shard is left then.
@@ -86,10 +89,15 @@ impl ObjectTier {
         key: &ShardKey,
         root: Digest,
         size_bytes: u64,
+        drop_late: impl FnOnce(&ShardMeta) -> Option<String> + Send + 'static,
     ) -> Result<ShardMeta, GetError> {
         let (store, to) = (store.clone(), *key);
         let source = Source::open(self, key, root, size_bytes).await?;
-        self.stream(source, move |queue| write(&store, queue, &to, root, size_bytes)).await
+        let keep = move |queue| {
+            let meta = write(&store, queue, &to, root, size_bytes)?;
+            drop_late(&meta).map_or(Ok(meta), |reason| Err(GetError::Late { reason }))
+        };
+        self.stream(source, keep).await
     }
 
     /// Reads every byte of a shard in the store.
