@@ -20,11 +20,12 @@ const ONLY: &[(&str, &[&str])] = &[
     ("sled", &["outlast-consensus"]),
     ("object_store", &["outlast-blobs"]),
     ("prost", &["outlast-proto", "outlast-coordinator"]),
-    ("outlast-consensus", &["outlast-coordinator", "outlast"]),
+    ("outlast-consensus", &["outlast-coordinator", "outlast", "outlast-cluster-sim"]),
     ("outlast-process", &["outlast-agent", "outlast"]),
-    ("outlast-coordinator", &["outlast"]),
+    ("outlast-coordinator", &["outlast", "outlast-cluster-sim"]),
     ("outlast-agent", &["outlast"]),
     ("outlast-testkit", &[]),
+    ("turmoil", &["outlast-host", "outlast-cluster-sim"]),
     ("outlast-local", &["outlast", "outlast-tests", "outlast-chaos"]),
 ];
 
@@ -70,21 +71,32 @@ fn tidy_dangerous_dependencies_have_only_their_users() {
     }
 }
 
-/// The simulator's planted bugs are behind a feature that only the simulator can ask for, and does not by itself.
+/// The simulators' planted bugs, and the machine that is simulated, are behind features that only a simulator can ask for,
+/// and does not by itself.
 #[test]
-fn tidy_no_build_has_the_planted_bugs_unasked() {
+fn tidy_no_build_has_the_planted_bugs_or_the_simulated_machine_unasked() {
+    let is_reserved = |text: &str| text.contains("planted") || text.contains("simulated");
     for package in packages() {
         let name = package["name"].as_str().expect("a name");
         let asked = package["dependencies"].as_array().expect("dependencies").iter().any(|dependency| {
             let features = dependency["features"].as_array().expect("features");
-            features.iter().any(|feature| feature == "planted")
+            features.iter().filter_map(Value::as_str).any(is_reserved)
         });
-        assert!(!asked, "{name} asks for planted bugs");
+        assert!(!asked, "{name} asks for planted bugs or for a simulated machine");
         for (feature, enables) in package["features"].as_object().expect("features") {
             let enables = enables.as_array().expect("a list").iter().filter_map(Value::as_str);
-            let plants = enables.filter(|enabled| enabled.contains("planted")).count() > 0;
-            let may = name == "outlast-testkit" && feature == "planted";
-            assert!(may || !plants, "the feature {feature} of {name} brings planted bugs");
+            let enables: Vec<&str> = enables.collect();
+            let plants = enables.iter().any(|enabled| enabled.contains("planted"));
+            let simulates =
+                enables.iter().any(|enabled| enabled.contains("simulated") || *enabled == "dep:turmoil");
+            let is_testkit = name == "outlast-testkit" && feature == "planted";
+            let is_sim = name == "outlast-cluster-sim" && feature == "simulated";
+            assert!(is_testkit || is_sim || !plants, "the feature {feature} of {name} brings planted bugs");
+            assert!(
+                feature == "simulated" || !simulates,
+                "the feature {feature} of {name} simulates the machine"
+            );
+            assert!(feature != "default" || enables.is_empty(), "{name} has features by default");
         }
     }
 }

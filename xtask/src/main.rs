@@ -23,6 +23,8 @@ cargo xtask COMMAND
                   kills at random while jobs do nothing but save (10 minutes); prints its seed, and OUTLAST_SEED repeats it
   sim ...         the control logic under simulation: --short (what `test` runs), --seeds N [--from S],
                   --seed S [--bug NAME] [--trace], --planted
+  sim --cluster ...
+                  real coordinators over a simulated network and disk: the same words, and --twice S (tests/sim/README.md)
   chaos [ARG]...  faults on a cluster of real processes: --minutes M --nemesis all|short|NAME,… --seed N (see
                   tests/chaos/README.md); `test` runs a short form
   soak [ARG]...   a busy machine and a jittered network: counts nodes that are declared lost though nothing is wrong
@@ -38,6 +40,7 @@ fn main() -> Result<()> {
             unit()?;
             fuzz(None)?;
             sim(&["--short"])?;
+            cluster_sim(&["--short"])?;
             cluster(None)?;
             chaos("run", SHORT_CHAOS)?;
         }
@@ -48,6 +51,7 @@ fn main() -> Result<()> {
         ["cluster", name] => cluster(Some(name))?,
         ["fuzz"] => fuzz(Some("20000"))?,
         ["fuzz", cases] => fuzz(Some(cases))?,
+        ["sim", "--cluster", rest @ ..] => cluster_sim(rest)?,
         ["sim", rest @ ..] => sim(rest)?,
         ["chaos", args @ ..] => chaos("run", args)?,
         ["soak", args @ ..] => chaos("soak", args)?,
@@ -176,6 +180,15 @@ fn sim(words: &[&str]) -> Result<()> {
     args.extend(["--bin", "sim", "--"]);
     args.extend(words);
     cargo("simulation", &args)
+}
+
+/// As [`sim`], for the same reasons. tokio takes a seed for its choices only where it is built as unstable.
+fn cluster_sim(words: &[&str]) -> Result<()> {
+    let mut args =
+        vec!["run", "--quiet", "--profile", "sim", "-p", "outlast-cluster-sim", "--features", "simulated"];
+    args.extend(["--bin", "cluster-sim", "--"]);
+    args.extend(words);
+    cargo_with("simulated clusters", &args, &[("RUSTFLAGS", "--cfg tokio_unstable")])
 }
 
 fn kill(times: u32) -> Result<()> {

@@ -20,6 +20,11 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+const _: () = assert!(
+    !outlast_host::IS_SIMULATED,
+    "this build runs on a simulated machine: leave the feature `simulated` off"
+);
+
 /// Checked before the command line is parsed: a keeper starts with every worker and has to stay small.
 fn keeper_dir() -> Option<OsString> {
     let mut args = std::env::args_os().skip(1);

@@ -32,7 +32,7 @@ impl Backoff {
 
 /// Between a half and the whole of it, so that many clients do not come back in step.
 fn jittered(whole: Duration) -> Duration {
-    let fraction = f64::from(getrandom::u32().unwrap_or(u32::MAX / 2)) / f64::from(u32::MAX);
+    let fraction = outlast_host::random::number().unwrap_or(u64::MAX / 2) as f64 / u64::MAX as f64;
     whole.mul_f64(0.5 + fraction / 2.0)
 }
 

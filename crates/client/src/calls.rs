@@ -36,7 +36,16 @@ impl Client {
         spec_json: String,
         bundle_digest: String,
     ) -> Result<pb::SubmitJobResponse, ClientError> {
-        let request_id = new_request_id();
+        self.submit_job_as(new_request_id(), spec_json, bundle_digest).await
+    }
+
+    /// Under a request id of the caller's: sent again after an unknown outcome, it is the same submission.
+    pub async fn submit_job_as(
+        &self,
+        request_id: String,
+        spec_json: String,
+        bundle_digest: String,
+    ) -> Result<pb::SubmitJobResponse, ClientError> {
         let actor = self.actor.to_string();
         unary!(self, submit_job, pb::SubmitJobRequest { request_id, spec_json, bundle_digest, actor })
     }

@@ -48,7 +48,7 @@ pub fn parse_address(text: &str) -> Result<String, AddressError> {
 /// # Errors
 /// The address is none.
 pub fn connect_lazy(address: &str) -> Result<Channel, AddressError> {
-    Ok(endpoint(address)?.connect_lazy())
+    Ok(outlast_host::net::connect_lazy(&endpoint(address)?))
 }
 
 /// The settings behind [`connect_lazy`], for callers that want to change one.

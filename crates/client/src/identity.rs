@@ -6,7 +6,7 @@
 /// When the operating system has no randomness to give, which does not happen after boot.
 pub fn new_request_id() -> String {
     let mut bytes = [0_u8; 16];
-    getrandom::fill(&mut bytes).expect("the kernel gives random bytes once it has booted");
+    outlast_host::random::fill(&mut bytes).expect("the kernel gives random bytes once it has booted");
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

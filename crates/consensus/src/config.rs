@@ -70,7 +70,7 @@ pub struct ConsensusConfig {
 
 impl ConsensusConfig {
     pub fn new(data_dir: impl Into<PathBuf>, advertise: impl Into<String>, timers: Timers) -> Self {
-        Self {
+        let config = Self {
             data_dir: data_dir.into(),
             advertise: advertise.into(),
             timers,
@@ -78,12 +78,15 @@ impl ConsensusConfig {
             fatal: FatalHook::default(),
             probe_load: false,
             disk: DiskChoice::default(),
-        }
+        };
+        #[cfg(feature = "simulated")]
+        let config = crate::simulated::equipped(config);
+        config
     }
 
     /// openraft's settings. Its own defaults are far too short for disks.
     pub(crate) fn raft(&self, cluster_name: String) -> openraft::Config {
-        openraft::Config {
+        let config = openraft::Config {
             cluster_name,
             heartbeat_interval: self.timers.raft_heartbeat_ms,
             election_timeout_min: self.timers.election_min_ms,
@@ -100,6 +103,9 @@ impl ConsensusConfig {
             enable_elect: true,
             enable_tick: true,
             ..openraft::Config::default()
-        }
+        };
+        #[cfg(feature = "simulated")]
+        let config = crate::simulated::drawn(config);
+        config
     }
 }

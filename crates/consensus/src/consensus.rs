@@ -9,7 +9,6 @@ use outlast_control::state::{ClusterState, Envelope};
 use outlast_proto::raft::v1::raft_service_server::RaftServiceServer;
 use outlast_types::{ClusterId, CoordinatorId, Timers};
 use parking_lot::{Mutex, RwLock};
-use tokio::runtime::Runtime;
 use tokio::sync::{broadcast, watch};
 
 use crate::batcher::{Applied, Batcher, Rounds};
@@ -53,7 +52,7 @@ pub(crate) struct Inner {
     pub(crate) log_bytes: Arc<std::sync::atomic::AtomicU64>,
     pub(crate) stopped: Arc<AtomicBool>,
     /// openraft's tasks run here, away from the API's.
-    pub(crate) runtime: Mutex<Option<Runtime>>,
+    pub(crate) threads: Mutex<Option<outlast_host::Threads>>,
     /// Released when the writer has let go of the disk.
     pub(crate) folder: Mutex<Option<Folder>>,
 }
@@ -283,7 +282,7 @@ impl Consensus {
             tracing::warn!(%err, "the Raft core did not end well");
         }
         let inner = Arc::clone(&self.inner);
-        let closed = tokio::task::spawn_blocking(move || inner.close(true)).await;
+        let closed = outlast_host::blocking(move || inner.close(true)).await;
         if let Err(err) = closed {
             tracing::warn!(%err, "closing the log failed");
         }
@@ -295,9 +294,7 @@ impl Inner {
     pub(crate) fn close(&self, clean: bool) {
         self.stopped.store(true, Ordering::SeqCst);
         self.writer.stop(clean);
-        if let Some(runtime) = self.runtime.lock().take() {
-            runtime.shutdown_background();
-        }
+        drop(self.threads.lock().take());
         self.folder.lock().take();
     }
 }

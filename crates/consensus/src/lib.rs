@@ -31,6 +31,8 @@ mod members;
 mod net;
 mod open;
 mod rebuild;
+#[cfg(feature = "simulated")]
+pub mod simulated;
 mod snapshot;
 mod status;
 mod survivor;

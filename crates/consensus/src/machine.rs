@@ -132,7 +132,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
         let (snapshots, head) = (self.machine.snapshots.clone(), self.head.clone());
         let body = std::mem::take(&mut self.body);
         let write = move || snapshots.write(&head, &body);
-        let written = tokio::task::spawn_blocking(write).await.map_err(snapshot_error)?;
+        let written = outlast_host::blocking(write).await.map_err(snapshot_error)?;
         match (written, self.machine.snapshots.current()) {
             // An error would end the process, and the one that it has serves as well; the ticker asks again.
             (Err(err), Some(before)) if is_full(&err) => {
@@ -186,7 +186,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         snapshot: Box<SnapshotData>,
     ) -> Result<(), StorageError> {
         let snapshots = self.snapshots.clone();
-        let installed = tokio::task::spawn_blocking(move || snapshots.install(&snapshot)).await;
+        let installed = outlast_host::blocking(move || snapshots.install(&snapshot)).await;
         let (head, state) = installed.map_err(snapshot_error)?.map_err(snapshot_error)?;
         debug_assert_eq!(head.last_log, meta.last_log_id, "the file is the one that was announced");
         let index = head.last_log.map_or(0, |last| last.index);

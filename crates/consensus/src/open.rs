@@ -125,7 +125,7 @@ pub(crate) fn disk_error(source: io::Error) -> OpenError {
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, OpenError> {
-    tokio::task::spawn_blocking(work).await.map_err(|err| disk_error(io::Error::other(err)))
+    outlast_host::blocking(work).await.map_err(|err| disk_error(io::Error::other(err)))
 }
 
 /// Makes the log and the high-water file, then the identity: from then on the id counts as used.
@@ -137,8 +137,12 @@ async fn create(config: &ConsensusConfig, folder: &Folder, identity: &Identity) 
     let (log, high_water) = (folder.log(), folder.high_water());
     let (disk, owner) = (config.disk.clone(), identity.clone());
     let made = blocking(move || -> Result<(), CheckError> {
-        if matches!(disk, DiskChoice::Sled) {
-            drop(SledDisk::create(&log, owner.cluster_id.as_str(), owner.coordinator.0)?);
+        match disk {
+            DiskChoice::Sled => {
+                drop(SledDisk::create(&log, owner.cluster_id.as_str(), owner.coordinator.0)?);
+            }
+            #[cfg(any(test, feature = "testing"))]
+            DiskChoice::Sim(contents) => contents.format(owner.cluster_id.as_str(), owner.coordinator.0),
         }
         HighWater::create(&high_water).map(drop).map_err(CheckError::Io)
     });
@@ -230,26 +234,10 @@ async fn start(config: ConsensusConfig, folder: Folder, identity: Identity) -> R
             return Err(OpenError::Quarantined { coordinator: identity.coordinator, moved_to, damage });
         }
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(RUNTIME_THREADS)
-        .thread_name("raft")
-        .enable_all()
-        .build()
-        .map_err(disk_error)?;
-    let handle = runtime.handle().clone();
-    let running = handle.spawn(run(config, folder, identity, opened)).await;
-    let inner = match running {
-        Ok(Ok(inner)) => inner,
-        Ok(Err(err)) => {
-            runtime.shutdown_background();
-            return Err(err);
-        }
-        Err(err) => {
-            runtime.shutdown_background();
-            return Err(OpenError::Raft { reason: err.to_string() });
-        }
-    };
-    *inner.runtime.lock() = Some(runtime);
+    let threads = outlast_host::Threads::start("raft", RUNTIME_THREADS).map_err(disk_error)?;
+    let running = threads.handle().spawn(run(config, folder, identity, opened)).await;
+    let inner = running.map_err(|err| OpenError::Raft { reason: err.to_string() })??;
+    *inner.threads.lock() = Some(threads);
     Ok(Consensus { inner })
 }
 
@@ -355,7 +343,7 @@ async fn run(
         writer,
         log_bytes,
         stopped,
-        runtime: Mutex::new(None),
+        threads: Mutex::new(None),
         folder: Mutex::new(Some(folder)),
     }))
 }

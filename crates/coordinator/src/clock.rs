@@ -1,21 +1,9 @@
-//! The clocks of this process. `CLOCK_BOOTTIME` goes on while the machine sleeps, which `Instant` does not: only it may
-//! measure leases and deadlines.
+//! Deadlines, on the clock that goes on while the machine sleeps.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use outlast_types::{BootTime, WallTime};
-use rustix::time::{ClockId, clock_gettime};
-
-pub(crate) fn boot_now() -> BootTime {
-    let now = clock_gettime(ClockId::Boottime);
-    BootTime(now.tv_sec.unsigned_abs() * 1_000 + now.tv_nsec.unsigned_abs() / 1_000_000)
-}
-
-/// For records and people; no safety depends on it.
-pub(crate) fn wall_now() -> WallTime {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    WallTime(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
+pub(crate) use outlast_host::{boot_now, wall_now};
+use outlast_types::BootTime;
 
 /// A point in time by which a call has to be answered.
 #[derive(Clone, Copy, Debug)]

@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use outlast_host::Threads;
+use outlast_host::net::TcpListener;
 use outlast_types::ClusterId;
-use tokio::net::TcpListener;
-use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -43,18 +43,8 @@ pub struct RunningCoordinator {
     pub(crate) seat: Arc<Seat>,
     shutdown: CancellationToken,
     server: JoinHandle<()>,
-    engine: Engine,
-}
-
-/// The threads of the leader's tasks. A runtime must not be dropped where async code runs.
-struct Engine(Option<Runtime>);
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
+    /// Those of the leader's tasks.
+    engine: Threads,
 }
 
 impl Coordinator {
@@ -72,7 +62,7 @@ impl Coordinator {
         let address = listener.local_addr().map_err(listen_error)?;
         let advertised = config.advertised(address);
         let (uploads_dir, disk) = prepare_folder(&config.data_dir)?;
-        let engine = start_engine().map_err(StartError::Threads)?;
+        let engine = Threads::start("outlast-leader", ENGINE_THREADS).map_err(StartError::Threads)?;
         // Ends with the process's token, and by itself where the start fails half way.
         let shutdown = shutdown.child_token();
         let guard = shutdown.clone().drop_guard();
@@ -81,7 +71,7 @@ impl Coordinator {
             address: advertised.clone(),
             profile: config.profile,
             disk_load_test: config.disk_load_test,
-            engine: engine.0.as_ref().expect("just started").handle().clone(),
+            engine: engine.handle(),
             disk,
             shutdown: shutdown.clone(),
         };
@@ -121,6 +111,12 @@ impl RunningCoordinator {
     /// Whether this coordinator leads now.
     pub fn is_leader(&self) -> bool {
         self.seat.member().is_ok_and(|member| member.leads())
+    }
+
+    /// Its part in the log, for a simulation's observers. A clone keeps it alive.
+    #[cfg(feature = "simulated")]
+    pub fn consensus(&self) -> Option<outlast_consensus::Consensus> {
+        self.seat.member().ok().map(|member| member.consensus.clone())
     }
 
     /// Asks it to stop; [`RunningCoordinator::wait`] waits for that.
@@ -171,13 +167,4 @@ fn prepare_folder(folder: &Path) -> Result<(PathBuf, Arc<DiskWatch>), StartError
     fs::DirBuilder::new().mode(0o700).create(&uploads).map_err(disk_error)?;
     let disk = DiskWatch::start(folder).map_err(disk_error)?;
     Ok((uploads, disk))
-}
-
-fn start_engine() -> io::Result<Engine> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(ENGINE_THREADS)
-        .thread_name("outlast-leader")
-        .enable_all()
-        .build()?;
-    Ok(Engine(Some(runtime)))
 }

@@ -38,7 +38,7 @@ impl DiskWatch {
         probe(&file)?;
         let watch = Arc::new(Self { good_at_ms: AtomicU64::new(boot_now().0) });
         let weak = Arc::downgrade(&watch);
-        std::thread::Builder::new().name("disk-canary".to_owned()).spawn(move || watch_disk(&weak, &file))?;
+        outlast_host::every("disk-canary", PERIOD, move || look(&weak, &file))?;
         Ok(watch)
     }
 
@@ -116,18 +116,18 @@ fn probe(file: &File) -> io::Result<()> {
     Ok(rustix::fs::fdatasync(file)?)
 }
 
-fn watch_disk(watch: &Weak<DiskWatch>, file: &File) {
-    while watch.strong_count() > 0 {
-        std::thread::sleep(PERIOD);
-        let outcome = probe(file);
-        let Some(watch) = watch.upgrade() else { return };
-        match outcome {
-            Ok(()) => watch.good_at_ms.store(boot_now().0, Ordering::Relaxed),
-            Err(error) => {
-                tracing::error!(%error, "the disk canary could not write: is the disk full or broken?")
-            }
-        }
+/// Whether somebody still wants to know.
+fn look(watch: &Weak<DiskWatch>, file: &File) -> bool {
+    if watch.strong_count() == 0 {
+        return false;
     }
+    let outcome = probe(file);
+    let Some(watch) = watch.upgrade() else { return false };
+    match outcome {
+        Ok(()) => watch.good_at_ms.store(boot_now().0, Ordering::Relaxed),
+        Err(error) => tracing::error!(%error, "the disk canary could not write: is the disk full or broken?"),
+    }
+    true
 }
 
 #[cfg(test)]

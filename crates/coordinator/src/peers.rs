@@ -34,12 +34,12 @@ impl Peers {
                 reason: format!("{address:?} is not an address: {error}"),
                 hint: "write host:port".to_owned(),
             })?;
-        let channel = endpoint
+        let endpoint = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
-            .tcp_nodelay(true)
-            .connect_lazy();
+            .tcp_nodelay(true);
+        let channel = outlast_host::net::connect_lazy(&endpoint);
         if channels.len() >= CHANNELS_MAX {
             channels.clear();
         }

@@ -7,17 +7,16 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
+use outlast_host::net::{self, TcpListener};
 use outlast_proto::FILE_DESCRIPTOR_SET;
 use outlast_proto::control::v1::control_service_server::ControlServiceServer;
 use outlast_proto::node::v1::node_service_server::NodeServiceServer;
 use outlast_proto::relay::v1::relay_service_server::RelayServiceServer;
 use outlast_proto::status::Failure;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tower::ServiceExt as _;
 
 use crate::control_api::ControlHandler;
@@ -42,7 +41,7 @@ const DRAIN: Duration = Duration::from_millis(1_500);
 /// Serves until the shutdown, then gives open calls a moment.
 pub(crate) async fn serve(seat: Arc<Seat>, listener: TcpListener, shutdown: CancellationToken) {
     let routes = Routes::from(routes(&seat)).prepare();
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = net::incoming(listener);
     let server = Server::builder()
         .accept_http1(true)
         .http2_keepalive_interval(Some(KEEP_ALIVE))

@@ -79,17 +79,20 @@ impl SimContents {
     /// An empty log that belongs to a coordinator.
     pub fn create(cluster_id: &str, coordinator: u64) -> Self {
         let contents = Self::default();
-        {
-            let mut state = contents.0.lock();
-            let meta = [
-                (MetaKey::Format, check::encode(&check::FORMAT)),
-                (MetaKey::Cluster, check::encode(&cluster_id)),
-                (MetaKey::Coordinator, check::encode(&coordinator)),
-            ];
-            state.durable.meta.extend(meta.clone());
-            state.visible.meta.extend(meta);
-        }
+        contents.format(cluster_id, coordinator);
         contents
+    }
+
+    /// Makes it a coordinator's; what is on it stays.
+    pub fn format(&self, cluster_id: &str, coordinator: u64) {
+        let mut state = self.0.lock();
+        let meta = [
+            (MetaKey::Format, check::encode(&check::FORMAT)),
+            (MetaKey::Cluster, check::encode(&cluster_id)),
+            (MetaKey::Coordinator, check::encode(&coordinator)),
+        ];
+        state.durable.meta.extend(meta.clone());
+        state.visible.meta.extend(meta);
     }
 
     pub fn set_faults(&self, faults: SimFaults) {

@@ -152,7 +152,7 @@ impl LogStore {
         let mut records = Vec::new();
         if range.start < range.end.min(cached_from) {
             let (reader, older) = (Arc::clone(&self.reader), range.start..range.end.min(cached_from));
-            let read = tokio::task::spawn_blocking(move || reader.read(older, bytes_max)).await;
+            let read = outlast_host::blocking(move || reader.read(older, bytes_max)).await;
             records = read.map_err(|err| log_error(io::Error::other(err)))?.map_err(log_error)?;
         }
         let mut bytes: usize = records.iter().map(|record| record.payload.len()).sum();

@@ -8,7 +8,10 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+#[cfg(not(feature = "simulated"))]
+use std::sync::mpsc::RecvTimeoutError;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+#[cfg(not(feature = "simulated"))]
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -49,6 +52,7 @@ enum Job {
 
 pub(crate) struct LogWriter {
     jobs: SyncSender<Job>,
+    #[cfg(not(feature = "simulated"))]
     thread: parking_lot::Mutex<Option<JoinHandle<()>>>,
     pub(crate) meter: Arc<Meter>,
     pub(crate) pulse: Arc<Pulse>,
@@ -67,6 +71,7 @@ impl LogWriter {
             pulse: Arc::clone(&pulse),
             fatal: fatal.clone(),
         };
+        #[cfg(not(feature = "simulated"))]
         let thread = std::thread::Builder::new().name("raft-log".to_owned()).spawn(move || {
             let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| owner.run(&queue)));
             match ran {
@@ -75,7 +80,19 @@ impl LogWriter {
                 Err(_) => fatal.die("the disk of the Raft log panicked"),
             }
         })?;
-        Ok(Self { jobs, thread: parking_lot::Mutex::new(Some(thread)), meter, pulse })
+        #[cfg(feature = "simulated")]
+        tokio::spawn(async move {
+            if let Err(err) = owner.run_simulated(queue).await {
+                fatal.die(&told(&err));
+            }
+        });
+        Ok(Self {
+            jobs,
+            #[cfg(not(feature = "simulated"))]
+            thread: parking_lot::Mutex::new(Some(thread)),
+            meter,
+            pulse,
+        })
     }
 
     /// # Errors
@@ -90,7 +107,14 @@ impl LogWriter {
         }
     }
 
+    /// A simulated disk is closed at its writer's next look; nobody can wait for it in the one thread there is.
+    #[cfg(feature = "simulated")]
+    pub(crate) fn stop(&self, clean: bool) {
+        let _ = self.jobs.try_send(if clean { Job::Stop } else { Job::Kill });
+    }
+
     /// Blocks until the disk is closed.
+    #[cfg(not(feature = "simulated"))]
     pub(crate) fn stop(&self, clean: bool) {
         let Some(thread) = self.thread.lock().take() else { return };
         // A writer that is gone already has closed its disk.
@@ -103,6 +127,20 @@ impl Drop for LogWriter {
     fn drop(&mut self) {
         self.stop(false);
     }
+}
+
+/// What waits, up to an end of the writer, which comes last.
+fn group(first: Job, queue: &Receiver<Job>) -> (Vec<Write>, Option<Job>) {
+    let mut group = Vec::new();
+    let mut next = Some(first);
+    while let Some(job) = next {
+        match job {
+            Job::Write(write) => group.push(write),
+            last_words => return (group, Some(last_words)),
+        }
+        next = if group.len() < GROUP_JOBS_MAX { queue.try_recv().ok() } else { None };
+    }
+    (group, None)
 }
 
 /// What a person reads last.
@@ -126,6 +164,7 @@ struct Owner {
 }
 
 impl Owner {
+    #[cfg(not(feature = "simulated"))]
     fn run(mut self, queue: &Receiver<Job>) -> io::Result<()> {
         let reader = self.disk.reader();
         let ran = self.serve(queue);
@@ -133,6 +172,36 @@ impl Owner {
         ran
     }
 
+    /// The same in the one thread of a simulation: what was staged waits for its sync as long as a disk takes, and a
+    /// crash may come in between.
+    #[cfg(feature = "simulated")]
+    async fn run_simulated(mut self, queue: Receiver<Job>) -> io::Result<()> {
+        let mut idle_since = tokio::time::Instant::now();
+        loop {
+            tokio::time::sleep(crate::simulated::pause()).await;
+            let Ok(first) = queue.try_recv() else {
+                if idle_since.elapsed() >= hwm::AGE_MAX {
+                    self.timed(Self::touch)?;
+                    idle_since = tokio::time::Instant::now();
+                }
+                continue;
+            };
+            idle_since = tokio::time::Instant::now();
+            let (mut group, last_words) = group(first, &queue);
+            if let Some(Job::Kill) = last_words {
+                return Ok(());
+            }
+            self.or_die(|owner| owner.stage(&group))?;
+            tokio::time::sleep(crate::simulated::pause()).await;
+            self.or_die(|owner| owner.settle(&mut group))?;
+            if last_words.is_some() {
+                self.disk.sync()?;
+                return self.write_high_water();
+            }
+        }
+    }
+
+    #[cfg(not(feature = "simulated"))]
     fn serve(&mut self, queue: &Receiver<Job>) -> io::Result<()> {
         loop {
             let first = match queue.recv_timeout(hwm::AGE_MAX) {
@@ -143,19 +212,7 @@ impl Owner {
                 }
                 Err(RecvTimeoutError::Disconnected) => return self.write_high_water(),
             };
-            let mut group = Vec::new();
-            let mut next = Some(first);
-            let mut last_words = None;
-            while let Some(job) = next {
-                match job {
-                    Job::Write(write) => group.push(write),
-                    job => {
-                        last_words = Some(job);
-                        break;
-                    }
-                }
-                next = if group.len() < GROUP_JOBS_MAX { queue.try_recv().ok() } else { None };
-            }
+            let (group, last_words) = group(first, queue);
             match last_words {
                 Some(Job::Kill) => return Ok(()),
                 Some(_) => {
@@ -182,20 +239,35 @@ impl Owner {
 
     /// Dropping a group tells those who wait for it that the writer is gone, and the Raft core would end the process for
     /// that: the reason has to be told before.
+    #[cfg(not(feature = "simulated"))]
     fn write_or_die(&mut self, mut group: Vec<Write>) -> io::Result<()> {
-        let written = self.timed(|owner| owner.write(&mut group));
+        self.or_die(|owner| {
+            owner.stage(&group)?;
+            owner.settle(&mut group)
+        })
+    }
+
+    fn or_die(&mut self, operation: impl FnOnce(&mut Self) -> io::Result<()>) -> io::Result<()> {
+        let written = self.timed(operation);
         if let Err(err) = &written {
             self.fatal.die(&told(err));
         }
         written
     }
 
-    fn write(&mut self, group: &mut Vec<Write>) -> io::Result<()> {
-        let Some(after) = group.last().map(|write| write.after) else { return Ok(()) };
-        let barrier = group.iter().any(|write| !matches!(write.done, Done::Nobody));
+    fn stage(&mut self, group: &[Write]) -> io::Result<()> {
+        if group.is_empty() {
+            return Ok(());
+        }
         self.lower_high_water(group)?;
         let ops: Vec<DiskOp> = group.iter().flat_map(|write| write.ops.iter().cloned()).collect();
-        self.disk.stage(&ops)?;
+        self.disk.stage(&ops)
+    }
+
+    /// Makes what was staged durable where somebody waits for that, and answers.
+    fn settle(&mut self, group: &mut Vec<Write>) -> io::Result<()> {
+        let Some(after) = group.last().map(|write| write.after) else { return Ok(()) };
+        let barrier = group.iter().any(|write| !matches!(write.done, Done::Nobody));
         if barrier {
             let began = Instant::now();
             self.disk.sync()?;

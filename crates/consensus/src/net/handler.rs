@@ -114,7 +114,7 @@ impl RaftHandler {
             }
             let (file, from) = (Arc::clone(&data.file), at);
             at += chunk.len() as u64;
-            let written = tokio::task::spawn_blocking(move || file.write_all_at(&chunk, from)).await;
+            let written = outlast_host::blocking(move || file.write_all_at(&chunk, from)).await;
             written.map_err(internal)?.map_err(internal)?;
         }
         if at == head.size_bytes { Ok(()) } else { Err(Status::data_loss("the snapshot ended early")) }
@@ -124,7 +124,7 @@ impl RaftHandler {
     async fn install(&self, vote: Vote, data: SnapshotData, unfinished: Unfinished) -> Result<Vote, Status> {
         let (snapshots, checked) = (self.snapshots.clone(), data.clone());
         let verified =
-            tokio::task::spawn_blocking(move || snapshots.verified(&checked)).await.map_err(internal)?;
+            outlast_host::blocking(move || snapshots.verified(&checked)).await.map_err(internal)?;
         let (head, _) = verified.map_err(|err| Status::data_loss(crate::fatal::chain(&err)))?;
         unfinished.finish();
         let snapshot = Snapshot { meta: head.meta(), snapshot: Box::new(data) };

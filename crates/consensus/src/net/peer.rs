@@ -105,7 +105,7 @@ impl Peers {
             .keep_alive_timeout(KEEP_ALIVE)
             .keep_alive_while_idle(true);
         let client = |endpoint: &Endpoint| {
-            RaftServiceClient::new(endpoint.connect_lazy())
+            RaftServiceClient::new(outlast_host::net::connect_lazy(endpoint))
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX)
         };

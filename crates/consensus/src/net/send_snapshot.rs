@@ -1,5 +1,6 @@
 //! Streams a snapshot file to a peer on its bulk channel.
 
+use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,20 +38,16 @@ pub(crate) async fn send_snapshot(
         size_bytes,
     };
     let (tx, rx) = mpsc::channel(CHUNKS_QUEUED);
-    tokio::task::spawn_blocking(move || {
+    tokio::spawn(async move {
         let part = |part| pb::InstallSnapshotRequest { part: Some(part) };
         let mut at = 0;
-        let mut sent = tx.blocking_send(part(Part::Head(head))).is_ok();
+        let mut sent = tx.send(part(Part::Head(head))).await.is_ok();
         while sent && at < size_bytes {
-            let mut chunk = vec![0; CHUNK_BYTES];
-            // The receiver finds a file that ends early; the reason is logged here.
-            let read = file
-                .read_at(&mut chunk, at)
-                .inspect_err(|err| tracing::error!(%err, "a snapshot cannot be read"));
-            let read = read.unwrap_or(0);
-            chunk.truncate(read);
-            at += read as u64;
-            sent = read > 0 && tx.blocking_send(part(Part::Chunk(chunk))).is_ok();
+            let from = Arc::clone(&file);
+            // A read that panicked has nothing to send either.
+            let chunk = outlast_host::blocking(move || read_chunk(&from, at)).await.unwrap_or_default();
+            at += chunk.len() as u64;
+            sent = !chunk.is_empty() && tx.send(part(Part::Chunk(chunk))).await.is_ok();
         }
     });
     let deadline = patience + Duration::from_secs(size_bytes / BYTES_PER_SECOND_MIN);
@@ -61,4 +58,13 @@ pub(crate) async fn send_snapshot(
     let response =
         response.map_err(|_| Status::deadline_exceeded("the snapshot was not installed in time"))??;
     convert::vote_from_pb(response.into_inner().vote).map_err(|err| Status::internal(err.to_string()))
+}
+
+/// The receiver finds a file that ends early; the reason is logged here.
+fn read_chunk(file: &File, at: u64) -> Vec<u8> {
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let read =
+        file.read_at(&mut chunk, at).inspect_err(|err| tracing::error!(%err, "a snapshot cannot be read"));
+    chunk.truncate(read.unwrap_or(0));
+    chunk
 }

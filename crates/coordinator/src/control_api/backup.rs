@@ -25,7 +25,7 @@ impl ControlHandler {
         let permit = permit.map_err(|_| exhausted("as many backups are being made here as may be"))?;
         member.confirm_read().await?;
         let consensus = member.consensus.clone();
-        let made = tokio::task::spawn_blocking(move || consensus.backup()).await;
+        let made = outlast_host::blocking(move || consensus.backup()).await;
         let made = made.map_err(|error| Failure::Fatal { reason: format!("no backup was made: {error}") })?;
         let backup = made.ok_or_else(crate::seat::no_cluster)?;
         tracing::info!(

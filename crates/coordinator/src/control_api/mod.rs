@@ -93,7 +93,7 @@ fn request_id(text: &str) -> Result<RequestId, Failure> {
 /// 128 random bits, as text.
 pub(crate) fn random_hex() -> Result<String, Failure> {
     let mut bytes = [0u8; 16];
-    getrandom::fill(&mut bytes)
+    outlast_host::random::fill(&mut bytes)
         .map_err(|error| Failure::Fatal { reason: format!("the system has no random numbers: {error}") })?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use outlast_consensus::{Leadership, RaftStatus};
 use outlast_control::state::{ClusterState, NodeCondition};
+use outlast_host::net::TcpStream;
 use outlast_proto::control::v1 as pb;
 use outlast_proto::status::Failure;
 use outlast_types::CoordinatorId;
-use tokio::net::TcpStream;
 
 use super::ControlHandler;
 use crate::clock::Deadline;

@@ -1,0 +1,96 @@
+//! Sockets: listening, reaching others, and the channels of gRPC over both.
+
+use tonic::transport::{Channel, Endpoint};
+
+#[cfg(not(feature = "simulated"))]
+pub use tokio::net::{TcpListener, TcpStream};
+#[cfg(feature = "simulated")]
+pub use turmoil::net::{TcpListener, TcpStream};
+
+/// The connections that come, for a gRPC server.
+#[cfg(not(feature = "simulated"))]
+pub fn incoming(listener: TcpListener) -> tonic::transport::server::TcpIncoming {
+    tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true))
+}
+
+/// A channel that connects when it is first used, and again whenever it broke. Has to be called inside a tokio runtime.
+#[cfg(not(feature = "simulated"))]
+pub fn connect_lazy(endpoint: &Endpoint) -> Channel {
+    endpoint.connect_lazy()
+}
+
+#[cfg(feature = "simulated")]
+pub use simulated::incoming;
+
+/// As the real one, over the simulated network.
+#[cfg(feature = "simulated")]
+pub fn connect_lazy(endpoint: &Endpoint) -> Channel {
+    endpoint.connect_with_connector_lazy(tower::service_fn(simulated::connect))
+}
+
+#[cfg(feature = "simulated")]
+mod simulated {
+    use std::io;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+    use tokio_stream::Stream;
+    use tonic::codegen::http::Uri;
+    use tonic::transport::server::Connected;
+    use turmoil::net::{TcpListener, TcpStream};
+
+    /// Accepted; tonic wants to know from where.
+    pub struct Accepted(TcpStream);
+
+    impl Connected for Accepted {
+        type ConnectInfo = ();
+        fn connect_info(&self) {}
+    }
+
+    impl AsyncRead for Accepted {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            into: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(cx, into)
+        }
+    }
+
+    impl AsyncWrite for Accepted {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(cx, bytes)
+        }
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
+        }
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(cx)
+        }
+    }
+
+    /// The connections that come, for a gRPC server.
+    pub fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<Accepted>> {
+        let (sender, receiver) = tokio::sync::mpsc::channel(1);
+        tokio::spawn(async move {
+            loop {
+                let accepted = listener.accept().await.map(|(stream, _)| Accepted(stream));
+                if sender.send(accepted).await.is_err() {
+                    return;
+                }
+            }
+        });
+        tokio_stream::wrappers::ReceiverStream::new(receiver)
+    }
+
+    pub(super) async fn connect(uri: Uri) -> io::Result<TokioIo<TcpStream>> {
+        let address = uri.authority().map(ToString::to_string).unwrap_or_default();
+        TcpStream::connect(address).await.map(TokioIo::new)
+    }
+}

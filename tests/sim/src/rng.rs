@@ -1,0 +1,28 @@
+//! Numbers that follow a seed; apart from those that the product draws, so that the faults stay when the product changes.
+
+pub(crate) struct Rng(u64);
+
+impl Rng {
+    pub(crate) fn new(seed: u64, stream: u64) -> Self {
+        Self(seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ (stream << 32))
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound.max(1)
+    }
+
+    pub(crate) fn within(&mut self, from: u64, to: u64) -> u64 {
+        from + self.below(to - from)
+    }
+
+    pub(crate) fn chance(&mut self, per_cent: u64) -> bool {
+        self.below(100) < per_cent
+    }
+}
