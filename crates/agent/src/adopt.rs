@@ -24,6 +24,8 @@ pub(crate) struct Found {
     pub(crate) outcome: Result<Adopted, AdoptError>,
     /// It runs, as far as is known, and has said that it can serve.
     pub(crate) is_ready: bool,
+    /// Where its gang meets, of rank 0.
+    pub(crate) rendezvous: Option<String>,
 }
 
 /// Looks at every worker's folder; serves the sockets of those that run, and goes on with copies of their checkpoints.
@@ -119,5 +121,6 @@ async fn take_up(
         }
     }
     let is_ready = may_run && handle.dir.is_ready();
-    Found { key, handle, outcome, is_ready }
+    let rendezvous = handle.dir.rendezvous().filter(|_| may_run);
+    Found { key, handle, outcome, is_ready, rendezvous }
 }

@@ -100,13 +100,16 @@ impl AgentLoop {
 
     /// At the agent's start: what its predecessor left.
     pub(crate) fn adopt(&mut self, found: Vec<Found>) {
-        for Found { key, handle, outcome, is_ready } in found {
+        for Found { key, handle, outcome, is_ready, rendezvous } in found {
             self.context.newest.lock().saw(key.attempt);
             let mut tracked = Tracked::new(Arc::clone(&handle), Life::Running);
             tracked.is_adopted = true;
             tracked.is_ready = is_ready;
             self.workers.insert(key, tracked);
             // Perhaps for the second time, which changes nothing: whether the log has it, nobody here knows.
+            if let Some(address) = rendezvous {
+                self.observe(Observation::Rendezvous { attempt: key.attempt, address });
+            }
             self.say_ready(key);
             match outcome {
                 Ok(adopted) => self.handle_adopted(key, adopted),

@@ -5,6 +5,7 @@
 //!  keeper/       the keeper's: spec, log, exit record                    restore/     the checkpoint that it starts from
 //!  over          the log has its end: nothing to report any more         checkpoint/  for checkpoints that it writes
 //!  ready         it said, or its port, that it can serve                 slots/       for staging, where memory will not do
+//!  rendezvous    where rank 0's gang meets
 //! ```
 
 use std::fs;
@@ -94,6 +95,15 @@ impl WorkerDir {
     /// Outlives the agent, which is enough: no worker outlives the machine's end.
     pub(crate) fn mark_ready(&self) -> io::Result<()> {
         fs::write(self.root.join("ready"), b"")
+    }
+
+    /// As `mark_ready`: where the gang meets, for a later agent to tell again.
+    pub(crate) fn note_rendezvous(&self, address: &str) -> io::Result<()> {
+        fs::write(self.root.join("rendezvous"), address)
+    }
+
+    pub(crate) fn rendezvous(&self) -> Option<String> {
+        fs::read_to_string(self.root.join("rendezvous")).ok().filter(|address| !address.is_empty())
     }
 
     pub(crate) fn is_ready(&self) -> bool {
