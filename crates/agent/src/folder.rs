@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use outlast_staging::{find_outside, mark_outside, remove_outside};
 use outlast_types::{ClusterId, NodeId};
@@ -65,7 +66,13 @@ struct Identity {
     predecessors: Vec<ClusterId>,
     /// The newest desired state that was acted on: an agent never goes back (design section 2).
     acted_index: u64,
+    /// How many agents were started on this folder.
+    #[serde(default)]
+    starts: u64,
 }
+
+/// More registrations than one agent makes.
+const SERIALS_PER_START: u64 = 1 << 20;
 
 /// The folder of a running agent.
 #[derive(Debug)]
@@ -74,6 +81,8 @@ pub(crate) struct Folder {
     sockets: PathBuf,
     slots: Option<PathBuf>,
     identity: Mutex<Identity>,
+    /// Of the newest registration.
+    serial: AtomicU64,
     _lock: File,
     /// The marks of what lies outside it.
     _outside: Vec<File>,
@@ -98,6 +107,7 @@ impl Folder {
                     cluster: None,
                     predecessors: Vec::new(),
                     acted_index: 0,
+                    starts: 0,
                 };
                 write_json(&path, &new).map_err(io_error(&path))?;
                 new
@@ -112,7 +122,19 @@ impl Folder {
         let sockets = socket_dir(&root, &mut outside)?;
         private_dir(&root.join("workers"))?;
         let slots = slots_dir(&root, &mut outside)?;
-        Ok(Self { root, sockets, slots, identity: Mutex::new(identity), _lock: lock, _outside: outside })
+        let serial = AtomicU64::new((identity.starts + 1) * SERIALS_PER_START);
+        let identity = Mutex::new(identity);
+        let folder = Self { root, sockets, slots, identity, serial, _lock: lock, _outside: outside };
+        if let Err(err) = folder.change(|identity| identity.starts += 1) {
+            // A full disk must not keep the agent from ending what runs, and from making room.
+            tracing::warn!(error = %err, "this start cannot be counted: a registration that was sent before it and arrives late may pass for a newer one");
+        }
+        Ok(folder)
+    }
+
+    /// For a new registration: greater than any that was made of this folder before.
+    pub(crate) fn next_serial(&self) -> u64 {
+        self.serial.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     pub(crate) fn root(&self) -> &Path {

@@ -202,6 +202,8 @@ async fn a_restarted_agent_adopts_what_runs_and_serves_its_socket_again() {
     let hello = fake.node("n1").hellos.last().cloned().expect("there");
     assert_eq!(hello.cluster_id, CLUSTER, "the cluster is remembered");
     let registration = hello.registration.expect("there");
+    let before = fake.node("n1").hellos[0].registration.as_ref().map(|first| first.serial);
+    assert!(Some(registration.serial) > before, "a late one of before is told from this one: {before:?}");
     let adopted: Vec<_> = registration.adopted.iter().map(|worker| worker.attempt.as_str()).collect();
     assert_eq!(adopted, [A1]);
     let registered = socket(tmp.path(), A1).await.register(worker_pb::RegisterRequest::default()).await;
@@ -519,7 +521,7 @@ fn newest_observations(fake: &Fake, node: &str) -> Vec<Observation> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_adopted_worker_that_said_it_is_ready_is_told_again() {
+async fn what_a_worker_was_seen_to_do_is_told_again_when_it_is_adopted() {
     let (fake, tmp) = (Fake::start().await, tempfile::tempdir().expect("a folder"));
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
     let port = listener.local_addr().expect("bound").port().into();
@@ -548,7 +550,10 @@ async fn an_adopted_worker_that_said_it_is_ready_is_told_again() {
     eventually("a second hello", || fake.node("n1").hellos.len() >= 2).await;
     eventually("both told again", || {
         let seen = newest_observations(&fake, "n1");
-        seen.iter().any(ready(A1)) && seen.iter().any(ready("j2/0@1.1"))
+        let met = |one: &Observation| {
+            matches!(one, Observation::Rendezvous { attempt, .. } if attempt.to_string() == "j3/0@1.1")
+        };
+        seen.iter().any(ready(A1)) && seen.iter().any(ready("j2/0@1.1")) && seen.iter().any(met)
     })
     .await;
     beats(&fake, "n1").await;

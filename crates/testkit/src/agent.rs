@@ -27,6 +27,8 @@ const BATCH_MAX: usize = 256;
 #[derive(Default)]
 pub(crate) struct Folder {
     pub(crate) acted_index: u64,
+    /// How often it was registered.
+    pub(crate) registrations: u64,
     /// Workers whose folder is not marked as over, with the boot that they were started in.
     pub(crate) workers: BTreeMap<WorkerKey, (crate::assigned::Assigned, u32)>,
     pub(crate) shards: BTreeMap<ShardKey, Stored>,
@@ -218,6 +220,7 @@ impl World {
         let agent = &mut self.agents[a];
         agent.up = true;
         agent.registration = registration;
+        agent.folder.registrations += 1;
         agent.link_granted_ms = agent.clock.boot(self.now).0;
         self.adopt_workers(a);
         self.after(Host::Agent(a), 1, What::Agent(AgentTimer::Tick));

@@ -46,6 +46,7 @@ impl World {
         let registration = RegistrationId(self.rng.next() | 1);
         let agent = &mut self.agents[a];
         agent.registration = registration;
+        agent.folder.registrations += 1;
         agent.registered_at = None;
         agent.message = None;
         agent.heart = Heart::new(Profile::Lan);

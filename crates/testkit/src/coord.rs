@@ -261,7 +261,9 @@ impl World {
         self.coords[c].beat += 1;
         let number = self.coords[c].beat;
         self.after(Host::Coord(c), 0, What::Coord(CoordTimer::Beat(number)));
-        if c == 0 && self.coords[c].raft.last().0 == 0 {
+        // The founder does it until it is done (`consensus/src/founding.rs`), and others vote only after that. Here all vote
+        // from the beginning, so it falls to whoever leads; a second time changes nothing.
+        if self.coords[c].state.config.is_none() {
             let command = self.init_command();
             self.propose(c, self.system(c, command), ReplyTo::Nobody);
         }

@@ -131,6 +131,13 @@ impl World {
 
     fn spawn(&mut self, a: usize, assigned: &Assigned, deadline: BootTime) {
         let key = assigned.key;
+        // The keeper looks before it starts anything: its agent may have stood still since it read the lease.
+        if assigned.exclusive && self.agents[a].clock.boot(self.now) >= deadline.minus(KILL_BUDGET_MS) {
+            let exit = self.exit_record(ExitStatus::NotStarted);
+            let (attempt, rank) = (key.attempt, key.rank);
+            self.agents[a].observe(Observation::Exited { attempt, rank, exit: exit.clone() });
+            return self.ended(a, key, Some(exit));
+        }
         let id = self.id();
         let restored = assigned.restore.as_ref().map_or(0, |from| self.step_of(from.root));
         let proc = Proc {
@@ -276,6 +283,10 @@ impl World {
                 ..Tracked::never_was()
             };
             agent.tracked.insert(key, tracked);
+            if key.rank == 0 && alive {
+                let address = format!("{}:1", agent.node);
+                agent.observe(Observation::Rendezvous { attempt: key.attempt, address });
+            }
             self.announce_again(a, key);
             if !alive {
                 self.handle_exit(a, key, id);
@@ -293,6 +304,7 @@ impl World {
         let registration = Registration {
             node: agent.node.clone(),
             registration: agent.registration,
+            serial: agent.folder.registrations,
             boot: agent.boot_id(),
             disk: agent.disk_id(),
             address: format!("10.0.0.{a}:7401"),

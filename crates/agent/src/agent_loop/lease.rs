@@ -228,6 +228,7 @@ impl AgentLoop {
     pub(super) fn register_anew(&mut self, why: &str) {
         let old = self.registration;
         self.registration = RegistrationId(random());
+        self.serial = self.context.folder.next_serial();
         tracing::warn!(node = %self.context.node, %old, new = %self.registration, why, "the agent registers anew");
         self.context.set_registration(self.registration);
         self.registered_at = None;

@@ -65,6 +65,8 @@ pub(crate) struct AgentLoop {
     context: Arc<Context>,
     introduction: Introduction,
     registration: RegistrationId,
+    /// See `Registration::serial`.
+    serial: u64,
     /// The index that this registration was welcomed at.
     registered_at: Option<u64>,
     /// The next desired state is this registration's first.
@@ -100,12 +102,13 @@ pub(crate) struct AgentLoop {
 impl AgentLoop {
     pub(crate) fn new(context: Arc<Context>, introduction: Introduction) -> Self {
         let receipts = context.checkpoints.subscribe();
-        let registration = RegistrationId(random());
+        let (registration, serial) = (RegistrationId(random()), context.folder.next_serial());
         context.set_registration(registration);
         Self {
             context,
             introduction,
             registration,
+            serial,
             registered_at: None,
             awaits_first_state: false,
             message: None,

@@ -89,6 +89,7 @@ impl AgentLoop {
         let registration = Registration {
             node: context.node.clone(),
             registration: self.registration,
+            serial: self.serial,
             boot: context.boot.clone(),
             disk: context.disk.clone(),
             address: context.address.clone(),

@@ -49,6 +49,9 @@ pub struct AdoptedWorker {
 pub struct Registration {
     pub node: NodeId,
     pub registration: RegistrationId,
+    /// Grows with each registration of one data folder; zero: an agent that does not count them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub serial: u64,
     pub boot: BootId,
     pub disk: DiskId,
     pub address: String,
@@ -64,6 +67,10 @@ pub struct Registration {
     pub adopted: Vec<AdoptedWorker>,
     /// Workers whose end was recorded on disk but not yet applied.
     pub exited: Vec<(AttemptId, u32, ExitRecord)>,
+}
+
+fn is_zero(value: &u64) -> bool {
+    *value == 0
 }
 
 /// What an agent saw. Numbered per registration, resent until applied.

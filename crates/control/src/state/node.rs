@@ -30,11 +30,18 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
+fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
     pub id: NodeId,
     /// The agent's current run. Anything that names another one is stale.
     pub registration: RegistrationId,
+    /// See `Registration::serial`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub serial: u64,
     pub boot: BootId,
     pub disk: DiskId,
     /// `host:port` of the agent's peer service.

@@ -2,8 +2,8 @@
 
 use outlast_control::state::{
     AssignmentPhase, AttemptPhase, CheckpointState, Command, Envelope, Event, JobState, Limits,
-    NodeCondition, Observation, Outcome, Placed, Refusal, Response, RestoreDecision, Rung, decode_state,
-    encode_state,
+    NodeCondition, Observation, Outcome, Placed, Refusal, Registration, Response, RestoreDecision, Rung,
+    decode_state, encode_state,
 };
 use outlast_types::{
     Actor, AttemptId, Cause, CheckpointSeq, CoordinatorId, DiskId, Durability, ExitStatus, JobId,
@@ -712,6 +712,24 @@ fn a_checkpoint_that_every_rank_restored_is_proven_and_one_without_good_bytes_is
     world.observe(world.place(c, 0), failed);
     assert_eq!(world.state.jobs[&JobId(1)].checkpoints[&seq].state, CheckpointState::Quarantined);
     assert_eq!(world.state.attempt(&c).map(|c| c.phase), Some(AttemptPhase::Stopping));
+}
+
+/// A coordinator that stood still passes on what an agent sent long ago: it knows nothing of the workers since.
+#[test]
+fn a_registration_that_was_sent_before_the_present_one_changes_nothing() {
+    let mut world = World::new(1);
+    world.register(registration(1, 8));
+    let a = world.running_job("a", &json!({"workers": 1}));
+    let late = registration(1, 7);
+    assert!(is_fenced(&world.refused(Command::RegisterNode(Box::new(late.clone())))));
+    assert_eq!(world.state.nodes[&node(1)].registration, RegistrationId(108));
+    let phase = world.state.attempt(&a).map(|attempt| attempt.assignments[0].phase);
+    assert_eq!(phase, Some(AssignmentPhase::Started));
+    world.lose(1);
+    assert!(is_fenced(&world.refused(Command::RegisterNode(Box::new(late)))), "lost or not");
+    // A folder that is made anew counts from the beginning.
+    let anew = Registration { disk: DiskId::new("another").expect("valid"), ..registration(1, 2) };
+    world.register(anew);
 }
 
 #[test]

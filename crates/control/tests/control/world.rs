@@ -69,6 +69,7 @@ pub(crate) fn registration(n: u64, run: u64) -> Registration {
     Registration {
         node: node(n),
         registration: RegistrationId(n * 100 + run),
+        serial: run,
         boot: boot_id(n),
         disk: disk_id(n),
         address: format!("127.0.0.1:{}", 7_000 + n),

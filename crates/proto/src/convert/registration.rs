@@ -87,6 +87,7 @@ impl From<Registration> for pb::Registration {
         let Registration {
             node,
             registration,
+            serial,
             boot,
             disk,
             address,
@@ -102,6 +103,7 @@ impl From<Registration> for pb::Registration {
         Self {
             node: node.to_string(),
             registration: registration.0,
+            serial,
             boot_id: boot.to_string(),
             disk_id: disk.to_string(),
             address,
@@ -132,6 +134,7 @@ impl TryFrom<pb::Registration> for Registration {
         let pb::Registration {
             node,
             registration,
+            serial,
             boot_id,
             disk_id,
             address,
@@ -155,6 +158,7 @@ impl TryFrom<pb::Registration> for Registration {
         Ok(Self {
             node: parse("node", &node)?,
             registration: RegistrationId(registration),
+            serial,
             boot: parse("boot_id", &boot_id)?,
             disk: parse("disk_id", &disk_id)?,
             address,

@@ -230,13 +230,12 @@ impl World {
         let restores = self.checks.groups.get(&group).and_then(|group| group.restores);
         // Whole ones, or so many more that the wanted level is out of reach for long.
         let whole: Vec<_> = newer.iter().filter(|other| !other.degraded).collect();
-        let is_enough = whole.len() >= keep || newer.len() >= keep + SURPLUS;
-        let proven = newer.iter().any(|other| other.proven && (!other.degraded || whole.len() < keep));
-        let why = match (seen.pinned, restores == Some(seq), is_enough, proven) {
+        let by_whole = whole.len() >= keep && whole.iter().any(|other| other.proven);
+        let by_many = newer.len() >= keep + SURPLUS && newer.iter().any(|other| other.proven);
+        let why = match (seen.pinned, restores == Some(seq), by_whole || by_many) {
             (true, ..) => "it is pinned",
-            (_, true, ..) => "the current attempt restores from it",
-            (_, _, false, _) => "too few newer ones are whole",
-            (.., false) => "no newer one is proven",
+            (_, true, _) => "the current attempt restores from it",
+            (.., false) => "too few newer ones are whole, or none of them is proven",
             _ => return,
         };
         self.fail("36 what is needed is never retired", format!("{seq} of {job} was retired: {why}"));

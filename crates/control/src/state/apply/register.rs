@@ -125,6 +125,13 @@ fn check_succession(old: &Node, new: &Registration) -> Result<(), Refusal> {
     if old.past_registrations.contains(&new.registration) {
         return Err(fenced(format!("{} has registered anew since {}", old.id, new.registration)));
     }
+    // One that was sent long ago, to a coordinator that stood still, say. It knows nothing of the workers since.
+    if old.disk == new.disk && new.serial < old.serial {
+        return Err(fenced(format!(
+            "{} has registered anew since: this is number {} of its data folder, the newest is {}",
+            old.id, new.serial, old.serial
+        )));
+    }
     let is_live = old.condition == NodeCondition::Registered;
     // The folder tells two agents apart: one that restarts has its own again. A machine whose folder was wiped waits
     // one lease: until then nobody can say whether the old agent still runs.
@@ -147,6 +154,7 @@ fn node_record(cx: &Context<'_>, old: Option<&Node>, new: &Registration) -> Node
     Node {
         id: new.node.clone(),
         registration: new.registration,
+        serial: new.serial,
         boot: new.boot.clone(),
         disk: new.disk.clone(),
         address: new.address.clone(),

@@ -296,6 +296,7 @@ fn node_record(found: &FoundNode, at: WallTime) -> Node {
     Node {
         id: found.id.clone(),
         registration: RegistrationId(0),
+        serial: 0,
         boot: found.boot.clone(),
         disk: found.disk.clone(),
         address: found.address.clone(),
