@@ -22,7 +22,12 @@ impl AgentLoop {
         match event {
             UpkeepEvent::Ended(key, ended) => self.handle_order_ended(key, ended),
             UpkeepEvent::Damaged { shard, root, reason } => self.shard_damaged(shard, root, reason),
-            UpkeepEvent::SetAside { shard, root, reason } => self.shard_set_aside(&shard, root, reason),
+            UpkeepEvent::Looked { shard, root, set_aside } => {
+                self.upkeep.end_look(shard, root);
+                if let Some(reason) = set_aside {
+                    self.shard_set_aside(&shard, root, reason);
+                }
+            }
         }
     }
 
@@ -53,7 +58,10 @@ impl AgentLoop {
 
     /// Looked at again before anything is done: a good copy may have come since somebody read the bad one. The bytes go
     /// aside first, and then the log hears of it.
-    fn shard_damaged(&self, shard: ShardKey, root: Digest, reason: String) {
+    fn shard_damaged(&mut self, shard: ShardKey, root: Digest, reason: String) {
+        if !self.upkeep.begin_look(shard, root) {
+            return;
+        }
         let context = Arc::clone(&self.context);
         self.context.tasks.spawn(async move {
             let store = context.shards.clone();
@@ -64,10 +72,9 @@ impl AgentLoop {
                 }
                 is_bad
             });
-            if is_bad.await {
-                let event = UpkeepEvent::SetAside { shard, root, reason };
-                let _ = context.events.send(Event::Upkeep(event)).await;
-            }
+            let set_aside = is_bad.await.then_some(reason);
+            let event = UpkeepEvent::Looked { shard, root, set_aside };
+            let _ = context.events.send(Event::Upkeep(event)).await;
         });
     }
 

@@ -37,11 +37,11 @@ pub(crate) enum UpkeepEvent {
         root: Digest,
         reason: String,
     },
-    /// It was, and its bytes are out of the way.
-    SetAside {
+    /// It was looked at again. With a reason: it was bad, and its bytes are out of the way.
+    Looked {
         shard: ShardKey,
         root: Digest,
-        reason: String,
+        set_aside: Option<String>,
     },
 }
 

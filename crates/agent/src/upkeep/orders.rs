@@ -1,6 +1,6 @@
 //! Orders in hand: begun once, ended once, forgotten when the log has them no more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use outlast_blobs::ShardKey;
@@ -61,6 +61,8 @@ fn again_ms(task: ShardTask, failures: u32) -> Millis {
 #[derive(Debug)]
 pub(crate) struct Upkeep {
     orders: BTreeMap<OrderKey, State>,
+    /// Own copies that somebody called bad, while they are looked at again.
+    looks: BTreeSet<(ShardKey, Digest)>,
     copies: Arc<Semaphore>,
     proofs: Arc<Semaphore>,
     uploads: Arc<Semaphore>,
@@ -71,6 +73,7 @@ impl Upkeep {
         let turns = |count| Arc::new(Semaphore::new(count));
         Self {
             orders: BTreeMap::new(),
+            looks: BTreeSet::new(),
             copies: turns(COPIES_MAX),
             proofs: turns(PROOFS_MAX),
             uploads: turns(UPLOADS_MAX),
@@ -127,6 +130,16 @@ impl Upkeep {
         true
     }
 
+    /// `false`: it is being looked at already. A second look that began with the first could end after the copy that
+    /// takes its place has come, and set that aside.
+    pub(crate) fn begin_look(&mut self, shard: ShardKey, root: Digest) -> bool {
+        self.looks.insert((shard, root))
+    }
+
+    pub(crate) fn end_look(&mut self, shard: ShardKey, root: Digest) {
+        self.looks.remove(&(shard, root));
+    }
+
     /// The own copy is gone: what was done with it says nothing of the one that may come after it.
     pub(crate) fn forget(&mut self, shard: &ShardKey, root: Digest) {
         self.orders.retain(|key, state| {
@@ -153,6 +166,19 @@ impl Upkeep {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_copy_that_two_called_bad_is_looked_at_once() {
+        let mut upkeep = Upkeep::new();
+        let attempt = "j1/0@1.1".parse().expect("an id");
+        let shard =
+            ShardKey { job: outlast_types::JobId(1), attempt, seq: outlast_types::CheckpointSeq(1), rank: 0 };
+        let (root, other) = (Digest([1; 32]), Digest([2; 32]));
+        assert!(upkeep.begin_look(shard, root) && upkeep.begin_look(shard, other));
+        assert!(!upkeep.begin_look(shard, root));
+        upkeep.end_look(shard, root);
+        assert!(upkeep.begin_look(shard, root), "it may be bad again");
+    }
 
     #[test]
     fn a_proof_that_fails_again_and_again_waits_longer_up_to_a_cap_and_an_upload_does_not() {
