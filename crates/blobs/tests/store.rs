@@ -220,13 +220,16 @@ fn what_a_crash_in_a_write_or_a_removal_left_is_gone_after_a_start() {
     let dir = tempfile::tempdir().expect("a folder");
     let first = store(dir.path());
     let (half_removed, whole) = (put(&first, &key(1, 0), b"one"), put(&first, &key(2, 0), b"two"));
-    for meta in [&half_removed, &whole] {
+    let lost = put(&first, &key(4, 0), b"three");
+    for meta in [&half_removed, &whole, &lost] {
         first.mark_sealed(&meta.key, &SealNote::new(meta.root, "{}").expect("JSON")).expect("sealed");
         first.mark_stored(&meta.key, meta.root).expect("noted");
     }
     drop(first);
     let data = data_path(dir.path(), &half_removed);
-    fs::remove_file(&data).expect("the first step of a removal");
+    fs::remove_file(beside(&data, "stored")).expect("the first step of a removal");
+    fs::remove_file(&data).expect("the second");
+    fs::remove_file(data_path(dir.path(), &lost)).expect("a disk that lost it");
     let unnamed = ShardMeta { key: key(3, 0), ..half_removed };
     fs::create_dir_all(data_path(dir.path(), &unnamed).parent().expect("a folder")).expect("made");
     fs::write(beside(&data_path(dir.path(), &unnamed), "ext"), b"hashes")
@@ -236,6 +239,8 @@ fn what_a_crash_in_a_write_or_a_removal_left_is_gone_after_a_start() {
     assert!(!data.parent().expect("a folder").exists(), "nothing is left of it");
     assert!(!data_path(dir.path(), &unnamed).parent().expect("a folder").exists());
     assert!(beside(&data_path(dir.path(), &whole), "stored").exists(), "the other one is untouched");
+    assert_eq!(second.aside(), [(lost.key, lost.root)], "the object store may have it");
+    assert!(second.is_stored(&lost.key, lost.root) && second.seal_of(&lost.key, lost.root).is_ok());
 }
 
 #[test]

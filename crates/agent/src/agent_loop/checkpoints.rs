@@ -90,19 +90,27 @@ impl AgentLoop {
 /// Carries the order out for all ranks that are here; those that the object store has too are left for `remove_stored`.
 fn of_checkpoint(store: &ShardStore, job: JobId, seq: CheckpointSeq, order: &Order) -> Vec<ShardMeta> {
     let is_it = |key: &ShardKey| (key.job, key.seq) == (job, seq);
+    let mut stored = Vec::new();
     if matches!(order, Order::Remove | Order::Discard) {
-        // What was sealed once stays when it is said to be aborted, here as below.
-        let stays = |key: &ShardKey, root: Digest| {
-            matches!(order, Order::Discard) && store.seal_of(key, root).is_ok() || store.is_stored(key, root)
-        };
-        let aside = store.aside().into_iter().filter(|(key, root)| is_it(key) && !stays(key, *root));
-        aside.for_each(|(key, root)| remove(store, &key, root));
+        for (key, root) in store.aside().into_iter().filter(|(key, _)| is_it(key)) {
+            match (order, store.is_stored(&key, root)) {
+                // Its size is not asked for any more.
+                (Order::Remove, true) => {
+                    stored.push(ShardMeta { key, root, size_bytes: 0, extents: Vec::new(), sealed: true });
+                }
+                // What was sealed once stays when it is said to be aborted, here as below.
+                (Order::Discard, true) => {}
+                (Order::Discard, false) if store.seal_of(&key, root).is_ok() => {}
+                _ => remove(store, &key, root),
+            }
+        }
     }
     let shards = store.list().into_iter().filter(|meta| is_it(&meta.key));
     let is_stored =
         |meta: &ShardMeta| matches!(order, Order::Remove) && store.is_stored(&meta.key, meta.root);
-    let (stored, here): (Vec<ShardMeta>, Vec<ShardMeta>) = shards.partition(is_stored);
+    let (listed, here): (Vec<ShardMeta>, Vec<ShardMeta>) = shards.partition(is_stored);
     here.iter().for_each(|meta| carry_out(store, meta, order));
+    stored.extend(listed);
     stored
 }
 
@@ -217,7 +225,36 @@ fn sealed_roots(json: &str) -> BTreeMap<u32, Digest> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
+
+    #[test]
+    fn bytes_that_were_set_aside_go_with_their_checkpoint_and_out_of_the_object_store_too() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = ShardStore::open(folder.path()).expect("a store");
+        let attempt = "j1/0@1.1".parse().expect("an id");
+        let (job, seq) = (JobId(1), CheckpointSeq(4));
+        let shard = |rank: u32| {
+            let mut writer = store.begin(None).expect("room");
+            writer.write_all(b"weights").expect("written");
+            let meta = writer.finish(&ShardKey { job, attempt, seq, rank }).expect("whole");
+            note_seal(&store, &meta.key, meta.root, "{}").expect("sealed");
+            meta
+        };
+        let (plain, stored) = (shard(0), shard(1));
+        store.mark_stored(&stored.key, stored.root).expect("noted");
+        for meta in [&plain, &stored] {
+            store.set_aside(&meta.key, meta.root).expect("aside");
+        }
+        assert!(of_checkpoint(&store, job, seq, &Order::Discard).is_empty());
+        assert_eq!(store.aside().len(), 2, "they were sealed once: a log of an older backup may be wrong");
+        let left = of_checkpoint(&store, job, seq, &Order::Remove);
+        assert_eq!(left.iter().map(|meta| meta.key).collect::<Vec<_>>(), [stored.key]);
+        assert_eq!(store.aside(), [(stored.key, stored.root)], "until the object store has let it go");
+        carry_out(&store, &left[0], &Order::Remove);
+        assert_eq!(store.aside(), []);
+    }
 
     #[test]
     fn the_seal_names_the_root_of_each_rank() {

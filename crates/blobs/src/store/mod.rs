@@ -167,10 +167,12 @@ impl ShardStore {
         let data = self.data_path(key, root);
         let _layout = self.inner.layout.lock();
         hit(Failpoint::AgentRetireBeforeUnlink)?;
+        // Whoever removes has taken it out of the object store before; without bytes the note would say that it is there.
+        let was_stored = files::remove_if_there(&with_suffix(&data, "stored"))?;
         // The bytes first: hashes without bytes are nothing, bytes without hashes would have to be hashed again.
         let was_there = files::remove_if_there(&data)?;
         hit(Failpoint::AgentRetireAfterUnlink)?;
-        let mut had_any = was_there;
+        let mut had_any = was_there || was_stored;
         for suffix in COMPANIONS {
             had_any |= files::remove_if_there(&with_suffix(&data, suffix))?;
         }

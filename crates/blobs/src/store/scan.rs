@@ -66,7 +66,8 @@ impl Found {
                     self.aside.insert(shard);
                 }
             }
-        } else if fs::exists(with_suffix(data, "bad"))? {
+        } else if fs::exists(with_suffix(data, "bad"))? || fs::exists(with_suffix(data, "stored"))? {
+            // Without bytes, but with some in the object store: they are to go from there with their checkpoint.
             self.aside.insert(shard);
         } else {
             // A crash in the middle of a write, or of a removal: hashes and notes without bytes are nothing.
