@@ -196,7 +196,7 @@ pub(crate) fn answer<T>(
 
 /// A random number; the agent's ids and orders need no more than this.
 pub(crate) fn random() -> u64 {
-    getrandom::u64().expect("the kernel gives random numbers once it has booted")
+    outlast_host::random::number().expect("the kernel gives random numbers once it has booted")
 }
 
 fn shuffle(items: &mut [String]) {

@@ -46,7 +46,7 @@ impl Asker {
             let fresh = || Submission { name: format!("job-{request}"), ..Submission::default() };
             entry.or_insert_with(fresh).name.clone()
         };
-        let spec = serde_json::json!({"name": name, "command": ["count"]}).to_string();
+        let spec = spec(&name).to_string();
         let answer = self.client.submit_job_as(request.to_owned(), spec, String::new()).await;
         let Some(answer) = self.answered(&format!("submits {request}"), answer) else { return false };
         let mut oracle = self.oracle.borrow_mut();
@@ -67,10 +67,12 @@ impl Asker {
         let answer = self.client.cancel_job(job, "simulated").await;
         match self.answered(&format!("cancels {job}"), answer) {
             None => {}
-            Some(Ok(_)) => {
+            Some(Ok(read)) => {
                 let mut oracle = self.oracle.borrow_mut();
-                oracle.note(format!("{} cancels {job}: done", self.name));
-                if let Some(submission) = oracle.submissions.get_mut(request) {
+                oracle.note(format!("{} cancels {job}: {}", self.name, read.state));
+                // One that was over already stays what it was.
+                let is_cancelled = read.state.starts_with("cancel");
+                if let Some(submission) = oracle.submissions.get_mut(request).filter(|_| is_cancelled) {
                     submission.cancelled = true;
                 }
             }
@@ -96,7 +98,13 @@ impl Asker {
                 if read.name != submission.name {
                     oracle.broken(format!("14: job {job} is {:?}, not {:?}", read.name, submission.name));
                 }
-                if submission.cancelled && !read.state.to_lowercase().starts_with("cancel") {
+                if read.state == "failed" {
+                    oracle.broken(format!(
+                        "healing: job {job} failed, and its program never does: {}",
+                        read.reason
+                    ));
+                }
+                if submission.cancelled && !read.state.starts_with("cancel") {
                     oracle.broken(format!("19: job {job} was cancelled and is {}", read.state));
                 }
             }
@@ -110,7 +118,7 @@ impl Asker {
         let mut rng = Rng::new(seed, 100 + u64::from(self.name.as_bytes()[self.name.len() - 1]));
         let mut made = 0;
         while !enough.get() {
-            tokio::time::sleep(Duration::from_millis(rng.within(5, 150))).await;
+            tokio::time::sleep(Duration::from_millis(rng.within(20, 600))).await;
             let acknowledged = self.oracle.borrow().acknowledged();
             let one = (!acknowledged.is_empty())
                 .then(|| acknowledged[rng.below(acknowledged.len() as u64) as usize].clone());
@@ -132,4 +140,19 @@ impl Asker {
             }
         }
     }
+}
+
+/// The same for the same name: workers that count for some seconds and save on the way.
+fn spec(name: &str) -> serde_json::Value {
+    let draw = Rng::new(name.bytes().fold(7, |sum, byte| sum * 31 + u64::from(byte)), 2).next();
+    serde_json::json!({
+        "name": name,
+        "kind": "training",
+        "command": ["count", (20 + draw % 40).to_string()],
+        "workers": 1 + draw / 64 % 2,
+        "exclusive": draw / 256 % 3 == 0,
+        "resources": {"cpus": 0.5, "memory": "64MiB"},
+        "checkpoint": {"every": format!("{} steps", 5 + draw / 1024 % 10), "durability": "local"},
+        "recovery": {"hang_after": "never"},
+    })
 }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::oracle::Shared;
 
 pub(crate) const PORT: u16 = 7400;
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+const LOOK_EVERY: Duration = Duration::from_millis(30);
 /// What supervises the real one waits as well.
 const START_AGAIN_AFTER: Duration = Duration::from_millis(500);
 

@@ -1,5 +1,6 @@
 //! What goes wrong, drawn from the seed: crashes with the loss of what was not synced, links cut in one direction or both,
-//! links that stand still, machines that are cut off, slow disks, the power of the whole cluster.
+//! links that stand still, slow disks, the power of all coordinators, agents that die under their workers, and nodes that
+//! lose power.
 
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use outlast_consensus::simulated::set_slowest;
 use turmoil::Sim;
 
 use crate::coordinator::Machine;
+use crate::node::SharedFleet;
 use crate::oracle::Shared;
 use crate::rng::Rng;
 
@@ -18,11 +20,13 @@ pub(crate) struct Faults {
     rng: Rng,
     oracle: Shared,
     machines: Vec<Machine>,
-    /// Every other host: clients and agents.
+    fleet: SharedFleet,
+    nodes: Vec<String>,
+    /// Every host but the coordinators.
     others: Vec<String>,
     next_at: u64,
-    /// When which machine starts again.
-    restarts: Vec<(u64, usize)>,
+    /// When which host starts again.
+    restarts: Vec<(u64, String)>,
     mends_at: Option<u64>,
     lying: bool,
     pub(crate) crashes: u64,
@@ -33,15 +37,19 @@ impl Faults {
     pub(crate) fn new(
         seed: u64,
         machines: Vec<Machine>,
-        others: Vec<String>,
+        fleet: SharedFleet,
+        clients: &[String],
         lying: bool,
         oracle: Shared,
     ) -> Self {
+        let nodes: Vec<String> = fleet.borrow().machines.keys().cloned().collect();
         let faults = Self {
             rng: Rng::new(seed, 1),
             oracle,
             machines,
-            others,
+            fleet,
+            others: nodes.iter().chain(clients).cloned().collect(),
+            nodes,
             next_at: 0,
             restarts: Vec::new(),
             mends_at: None,
@@ -76,14 +84,15 @@ impl Faults {
             return;
         }
         self.next_at = now + self.rng.within(300, 2_500);
-        match self.rng.below(10) {
+        match self.rng.below(13) {
+            10.. => self.crash_node(sim, now),
             0..3 => {
                 let one = self.rng.below(self.machines.len() as u64) as usize;
                 self.crash(sim, now, one);
             }
             3 => (0..self.machines.len()).for_each(|one| self.crash(sim, now, one)),
             4..9 => self.cut(sim, now),
-            _ => {
+            9 => {
                 self.note(now, "disks are slow");
                 set_slowest(SLOW_DISK_MS);
                 self.mend_after(now);
@@ -92,10 +101,10 @@ impl Faults {
     }
 
     fn crash(&mut self, sim: &mut Sim<'_>, now: u64, one: usize) {
-        if self.restarts.iter().any(|(_, down)| *down == one) {
+        let machine = self.machines[one].clone();
+        if self.is_down(&machine.name) {
             return;
         }
-        let machine = &self.machines[one];
         self.note(now, &format!("{} crashes", machine.name));
         sim.crash(machine.name.as_str());
         machine.applied.set(0);
@@ -104,16 +113,40 @@ impl Faults {
         } else {
             machine.log.crash(self.rng.next());
         }
+        self.restart_later(now, machine.name);
+    }
+
+    fn is_down(&self, name: &str) -> bool {
+        self.restarts.iter().any(|(_, down)| down == name)
+    }
+
+    fn restart_later(&mut self, now: u64, name: String) {
         self.crashes += 1;
-        self.restarts.push((now + self.rng.within(200, 4_000), one));
+        self.restarts.push((now + self.rng.within(200, 4_000), name));
+    }
+
+    /// The agent alone, whose workers go on, or its whole machine.
+    fn crash_node(&mut self, sim: &mut Sim<'_>, now: u64) {
+        let name = self.nodes[self.rng.below(self.nodes.len() as u64) as usize].clone();
+        if self.is_down(&name) {
+            return;
+        }
+        let is_power = self.rng.chance(40);
+        self.note(now, &format!("{name} {}", if is_power { "loses power" } else { "loses its agent" }));
+        sim.crash(name.as_str());
+        if is_power && let Some(machine) = self.fleet.borrow_mut().machines.get_mut(&name) {
+            machine.lose_power();
+        }
+        self.restart_later(now, name);
     }
 
     fn restart(&mut self, sim: &mut Sim<'_>, now: u64, is_due: impl Fn(u64) -> bool) {
-        let (due, later): (Vec<_>, Vec<_>) = self.restarts.iter().partition(|(at, _)| is_due(*at));
+        let (due, later) = std::mem::take(&mut self.restarts).into_iter().partition(|(at, _)| is_due(*at));
         self.restarts = later;
-        for (_, one) in due {
-            self.note(now, &format!("{} starts", self.machines[one].name));
-            sim.bounce(self.machines[one].name.as_str());
+        let due: Vec<(u64, String)> = due;
+        for (_, name) in due {
+            self.note(now, &format!("{name} starts"));
+            sim.bounce(name.as_str());
         }
     }
 

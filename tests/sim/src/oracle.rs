@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use outlast_consensus::Consensus;
-use outlast_control::state::encode_state;
+use outlast_control::state::{CheckpointState, ClusterState, encode_state};
+use outlast_types::JobId;
 
 /// A submission, by its request id.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +32,8 @@ pub(crate) struct Oracle {
     /// Applied index → hash of the state there, of whichever coordinator came first.
     states: BTreeMap<u64, (String, blake3::Hash)>,
     leaders: BTreeMap<u64, String>,
+    /// The newest sealed step of each job that any coordinator's state had.
+    sealed: BTreeMap<JobId, u64>,
     pub(crate) calls: u64,
     pub(crate) unknown: u64,
 }
@@ -88,6 +91,10 @@ impl Oracle {
         self.read_floor = self.read_floor.max(index);
     }
 
+    pub(crate) fn sealed_step(&self, job: JobId) -> u64 {
+        self.sealed.get(&job).copied().unwrap_or_default()
+    }
+
     /// A look at a coordinator's state.
     pub(crate) fn look(&mut self, who: &str, consensus: &Consensus) -> u64 {
         let leadership = consensus.leadership().borrow().clone();
@@ -101,8 +108,17 @@ impl Oracle {
         if self.states.get(&applied).is_some_and(|(first, _)| first == who) {
             return applied;
         }
-        let (applied, hash, checked) = consensus
-            .read(|state| (state.applied, blake3::hash(&encode_state(state)), state.check_invariants()));
+        // Whoever is at an index first is looked at in full; the others are compared.
+        let (hash, checked, sealed) = consensus.read(|state| {
+            let hash = blake3::hash(&encode_state(state));
+            let is_new = !self.states.contains_key(&state.applied);
+            let checked = if is_new { state.check_invariants() } else { Ok(()) };
+            (hash, checked, if is_new { sealed_steps(state) } else { BTreeMap::new() })
+        });
+        for (job, step) in sealed {
+            let newest = self.sealed.entry(job).or_default();
+            *newest = step.max(*newest);
+        }
         if let Err(why) = checked {
             self.broken(format!("in the state of {who} at {applied}: {}", why.join("; ")));
         }
@@ -118,4 +134,13 @@ impl Oracle {
         }
         applied
     }
+}
+
+fn sealed_steps(state: &ClusterState) -> BTreeMap<JobId, u64> {
+    let newest = |job: &outlast_control::state::Job| {
+        let sealed =
+            job.checkpoints.values().filter(|checkpoint| checkpoint.state == CheckpointState::Sealed);
+        sealed.map(|checkpoint| checkpoint.step).max()
+    };
+    state.jobs.values().filter_map(|job| Some((job.id, newest(job)?))).collect()
 }

@@ -6,19 +6,23 @@ use std::rc::Rc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use outlast_control::planted;
+use serde::{Deserialize, Serialize};
 use turmoil::{Builder, Sim};
 
+use crate::agent;
 use crate::client::Asker;
 use crate::coordinator::Machine;
 use crate::faults::{Faults, millis};
+use crate::node::SharedFleet;
 use crate::oracle::{Oracle, Shared};
 
 const COORDINATORS: usize = 3;
 const CLIENTS: usize = 2;
+const AGENTS: usize = 4;
 const SETUP_MS: u64 = 60_000;
-const TROUBLE_MS: u64 = 30_000;
+const TROUBLE_MS: u64 = 25_000;
 /// For what was left open to be settled, and for all coordinators to be at the same place.
-const HEAL_MS: u64 = 40_000;
+const HEAL_MS: u64 = 120_000;
 
 /// What a run can be made to do wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,14 +38,21 @@ impl Bug {
         ("acknowledge-before-sync", Bug::AcknowledgeBeforeSync),
         ("apply-asks-clock", Bug::Control(planted::Bug::ApplyAsksClock)),
         ("forget-requests", Bug::Control(planted::Bug::ForgetRequests)),
+        ("seal-without-attempt", Bug::Control(planted::Bug::SealWithoutAttempt)),
+        ("reuse-attempt-number", Bug::Control(planted::Bug::ReuseAttemptNumber)),
+        ("start-cancelled", Bug::Control(planted::Bug::StartCancelled)),
     ];
+
+    pub(crate) fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, known)| *known == self).map_or("", |(name, _)| name)
+    }
 
     pub(crate) fn named(name: &str) -> Option<Bug> {
         Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, bug)| *bug)
     }
 }
 
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
 pub(crate) struct Report {
     pub(crate) violation: Option<String>,
     pub(crate) trace: Vec<String>,
@@ -50,6 +61,8 @@ pub(crate) struct Report {
     pub(crate) unknown: u64,
     pub(crate) crashes: u64,
     pub(crate) cuts: u64,
+    pub(crate) started: u64,
+    pub(crate) restored: u64,
     jobs: usize,
 }
 
@@ -60,11 +73,14 @@ impl Report {
 
     pub(crate) fn summary(&self) -> String {
         format!(
-            "{:.1} s simulated, {} calls, {} of unknown outcome, {} jobs, {} crashes, {} cuts, {} lines",
+            "{:.1} s simulated, {} calls, {} of unknown outcome, {} jobs, {} workers started, {} of them restored, {} \
+             crashes, {} cuts, {} lines",
             self.simulated_ms as f64 / 1_000.0,
             self.calls,
             self.unknown,
             self.jobs,
+            self.started,
+            self.restored,
             self.crashes,
             self.cuts,
             self.trace.len()
@@ -108,6 +124,18 @@ pub(crate) fn run(seed: u64, bug: Option<Bug>) -> Report {
         sim.host(machine.name.as_str(), move || one.clone().run(oracle.clone()));
     }
     let addresses: Vec<String> = machines.iter().map(Machine::address).collect();
+    let fleet = SharedFleet::default();
+    for number in 1..=AGENTS {
+        let name = format!("n{number}");
+        fleet.borrow_mut().machines.entry(name.clone()).or_default();
+        let (all, machines, seen) = (addresses.clone(), fleet.clone(), oracle.clone());
+        let node = name.clone();
+        sim.host(name.as_str(), move || {
+            agent::run(node.clone(), all.clone(), machines.clone(), seen.clone())
+        });
+    }
+    let (machines_seen, seen) = (fleet.clone(), oracle.clone());
+    sim.host("watcher", move || watch(machines_seen.clone(), seen.clone()));
     let (phase, enough) = (Rc::new(Cell::new(Phase::Setup)), Rc::new(Cell::new(false)));
     let (at, seen, all) = (phase.clone(), oracle.clone(), addresses.clone());
     sim.client("observer", async move { observe(all, at, seen).await });
@@ -127,7 +155,7 @@ pub(crate) fn run(seed: u64, bug: Option<Bug>) -> Report {
             });
         }
         let lying = bug == Some(Bug::AcknowledgeBeforeSync);
-        let mut trouble = Faults::new(seed, machines.clone(), names, lying, oracle.clone());
+        let mut trouble = Faults::new(seed, machines.clone(), fleet.clone(), &names, lying, oracle.clone());
         go(&mut sim, TROUBLE_MS, &machines, &oracle, |sim| {
             trouble.step(sim);
             false
@@ -151,7 +179,9 @@ pub(crate) fn run(seed: u64, bug: Option<Bug>) -> Report {
     let oracle = std::mem::take(&mut *oracle.borrow_mut());
     let Oracle { trace, violation, submissions, calls, unknown, .. } = oracle;
     let (crashes, cuts) = faults.unwrap_or_default();
-    Report { violation, trace, simulated_ms, calls, unknown, crashes, cuts, jobs: submissions.len() }
+    let (started, restored) = (fleet.borrow().started, fleet.borrow().restored);
+    let jobs = submissions.len();
+    Report { violation, trace, simulated_ms, calls, unknown, crashes, cuts, started, restored, jobs }
 }
 
 /// Memory, where there is some: the few real files would cost real syncs.
@@ -185,6 +215,14 @@ fn go(
     false
 }
 
+/// Looks at all nodes at once, which nobody in the cluster can.
+async fn watch(fleet: SharedFleet, oracle: Shared) -> turmoil::Result {
+    loop {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        fleet.borrow_mut().check_exclusive(&mut oracle.borrow_mut());
+    }
+}
+
 /// Waits for the cluster, and settles what was left open when the faults are over.
 async fn observe(addresses: Vec<String>, phase: Rc<Cell<Phase>>, oracle: Shared) -> turmoil::Result {
     let asker = Asker::new("observer", addresses, oracle.clone())?;
@@ -209,6 +247,22 @@ async fn observe(addresses: Vec<String>, phase: Rc<Cell<Phase>>, oracle: Shared)
         while !asker.submit(&request).await {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+    }
+    for turn in 1_u32.. {
+        let active = asker.client.list_jobs(true, 0).await.map(|active| active.jobs);
+        match active {
+            Ok(jobs) if jobs.is_empty() => break,
+            // What takes so long, for whoever reads the trace.
+            Ok(jobs) if turn % 100 == 0 => {
+                for job in jobs.iter().take(5) {
+                    let why = asker.client.explain_job(&job.id).await;
+                    oracle.borrow_mut().note(format!("{} {}: {why:?}", job.id, job.state));
+                }
+            }
+            Ok(_) => {}
+            Err(err) => oracle.borrow_mut().note(format!("observer lists jobs: {err}")),
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let acknowledged = oracle.borrow().acknowledged();
     for (_, submission) in acknowledged {
