@@ -117,6 +117,7 @@ async fn live(name: String, coordinators: Vec<String>, fleet: SharedFleet, oracl
     let (events, mut queue) = mpsc::channel(1_024);
     let coordinators = Arc::new(Coordinators::new(coordinators));
     let session = Session { coordinators: coordinators.clone(), events: events.clone() };
+    fleet.borrow_mut().machines.entry(name.clone()).or_default().registrations += 1;
     let mut agent = Agent {
         name,
         fleet,
@@ -234,7 +235,9 @@ impl Agent {
                 if refused.register_anew {
                     self.register_anew(&refused.reason);
                 } else if refused.r#final {
-                    self.note(&format!("is refused for good: {}", refused.reason));
+                    // Nobody else has its folder, so nobody can have taken its place.
+                    let told = format!("30: {} is refused for good: {}", self.name, refused.reason);
+                    self.oracle.borrow_mut().broken(told);
                     self.is_over = true;
                 }
             }
@@ -282,6 +285,7 @@ impl Agent {
         let registration = Registration {
             node: self.node(),
             registration: self.registration,
+            serial: self.machine(|machine| machine.registrations),
             boot: self.boot(),
             disk: self.disk(),
             address: format!("{}:7401", self.name),
@@ -715,6 +719,7 @@ impl Agent {
     fn register_anew(&mut self, why: &str) {
         self.note(&format!("registers anew: {why}"));
         self.registration = RegistrationId(random());
+        self.machine(|machine| machine.registrations += 1);
         self.registered_at = None;
         self.message = None;
         self.heart = Heart::new(Profile::default());

@@ -63,6 +63,8 @@ pub(crate) struct Machine {
     // On its disk.
     pub(crate) cluster_id: String,
     pub(crate) acted_index: u64,
+    /// How often it was registered.
+    pub(crate) registrations: u64,
     /// Workers that were started and whose release the log does not have yet.
     pub(crate) folders: BTreeMap<WorkerKey, Assigned>,
     pub(crate) shards: BTreeMap<ShardKey, (Digest, u64)>,
