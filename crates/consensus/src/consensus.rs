@@ -294,7 +294,7 @@ impl Inner {
     pub(crate) fn close(&self, clean: bool) {
         self.stopped.store(true, Ordering::SeqCst);
         self.writer.stop(clean);
-        drop(self.threads.lock().take());
+        *self.threads.lock() = None;
         self.folder.lock().take();
     }
 }

@@ -462,7 +462,7 @@ impl Agent {
                 let proc = machine.procs.get_mut(&key)?;
                 let end = proc.end();
                 let every = proc.assigned.checkpoint_every_steps;
-                let due = if every == 0 { 0 } else { proc.step() / every * every };
+                let due = proc.step().checked_div(every).map_or(0, |saves| saves * every);
                 Some((end, (due > proc.saved_step).then_some(due)))
             });
             let Some((end, due)) = seen else { continue };
@@ -671,7 +671,7 @@ impl Agent {
     }
 
     fn beat(&mut self, now: BootTime) {
-        if !self.heart.is_due(now) && !(self.has_news && self.heart.may_send_extra(now)) {
+        if !(self.heart.is_due(now) || self.has_news && self.heart.may_send_extra(now)) {
             return;
         }
         self.has_news = false;

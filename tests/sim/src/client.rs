@@ -150,7 +150,7 @@ fn spec(name: &str) -> serde_json::Value {
         "kind": "training",
         "command": ["count", (20 + draw % 40).to_string()],
         "workers": 1 + draw / 64 % 2,
-        "exclusive": draw / 256 % 3 == 0,
+        "exclusive": (draw / 256).is_multiple_of(3),
         "resources": {"cpus": 0.5, "memory": "64MiB"},
         "checkpoint": {"every": format!("{} steps", 5 + draw / 1024 % 10), "durability": "local"},
         "recovery": {"hang_after": "never"},
