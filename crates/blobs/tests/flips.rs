@@ -172,7 +172,7 @@ impl Pair {
             }
             Target::Seal => {
                 read.expect("the bytes are good");
-                // Or it still says the very same: a flip in the name of the sum, or in the case of a hex digit.
+                // Or it still says the very same: a flip in the case of a hex digit.
                 self.store().seal_of(&meta.key, meta.root).map_or(true, |read| read == *note)
             }
         }

@@ -127,7 +127,7 @@ fn a_restart_finds_whole_shards_and_their_seals_and_forgets_the_rest() {
 }
 
 #[test]
-fn a_seal_with_a_flipped_bit_is_no_seal_and_an_older_one_without_a_sum_is() {
+fn a_seal_with_a_flipped_bit_or_without_its_sum_is_no_seal() {
     let dir = tempfile::tempdir().expect("a folder");
     let store = store(dir.path());
     let meta = put(&store, &key(1, 0), &content(100));
@@ -146,11 +146,11 @@ fn a_seal_with_a_flipped_bit_is_no_seal_and_an_older_one_without_a_sum_is() {
             assert_eq!(read.record["spec"], note.record["spec"], "bit {bit}");
         }
     }
-    let mut older: serde_json::Value = serde_json::from_slice(&sound).expect("JSON");
-    assert!(older.as_object_mut().expect("an object").remove("blake3").is_some());
-    fs::write(&seal, older.to_string()).expect("written");
-    let read = store.seal_of(&meta.key, meta.root).expect("a seal");
-    assert_eq!(read.record["spec"], note.record["spec"]);
+    // One flip may take the sum's name away; with the next one it would say something else.
+    let mut bare: serde_json::Value = serde_json::from_slice(&sound).expect("JSON");
+    assert!(bare.as_object_mut().expect("an object").remove("blake3").is_some());
+    fs::write(&seal, bare.to_string()).expect("written");
+    assert!(matches!(store.seal_of(&meta.key, meta.root), Err(ReadError::Corrupt { .. })));
 }
 
 #[test]
@@ -275,7 +275,7 @@ fn a_seal_with_a_flipped_bit_is_refused_or_says_the_very_same() {
         flipped[bit / 8] ^= 1 << (bit % 8);
         fs::write(&path, &flipped).expect("damaged");
         let read = store.seal_of(&meta.key, meta.root);
-        // A flip in the name of the sum, or in the case of a hex digit, changes nothing that is said.
+        // A flip in the case of a hex digit changes nothing that is said.
         let is_right = read.as_ref().is_ok_and(|read| *read == note);
         assert!(is_right || matches!(read, Err(ReadError::Corrupt { .. })), "bit {bit}: {read:?}");
     }

@@ -28,9 +28,9 @@ struct SealFile {
     key: ShardKey,
     root: Digest,
     record: Value,
-    /// BLAKE3 of the record's text; older notes have none.
-    #[serde(default)]
-    blake3: Option<Digest>,
+    /// BLAKE3 of the record's text. Never left out: a note whose sum is gone, by a flip in its name, say, would bear any
+    /// other damage unseen.
+    blake3: Digest,
 }
 
 /// The keys of a record are in one order, so its text is one.
@@ -58,7 +58,7 @@ impl ShardStore {
         let SealNote { root, record } = seal.clone();
         // As it will be read: a fraction need not come back to the last digit.
         let read: Value = serde_json::from_str(&record.to_string()).map_err(|err| transient(err.into()))?;
-        let blake3 = Some(sum(&read));
+        let blake3 = sum(&read);
         let file = SealFile { version: SEAL_VERSION, key: *key, root, record, blake3 };
         let bytes = serde_json::to_vec(&file).map_err(|err| transient(err.into()))?;
         let path = with_suffix(&self.data_path(key, seal.root), "seal");
@@ -84,7 +84,7 @@ impl ShardStore {
             _ => ReadError::Transient { source },
         })?;
         let file: SealFile = serde_json::from_slice(&bytes).map_err(|_| ReadError::Corrupt { extent: 0 })?;
-        let is_whole = file.blake3.is_none_or(|wanted| wanted == sum(&file.record));
+        let is_whole = file.blake3 == sum(&file.record);
         if file.version > SEAL_VERSION || (file.key, file.root) != (*key, root) || !is_whole {
             return Err(ReadError::Corrupt { extent: 0 });
         }
