@@ -1,5 +1,6 @@
 //! Faults of coordinators, at most a minority at a time, but for the power cut of all.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -154,13 +155,14 @@ pub(crate) async fn slow_disk(fault: &mut Fault<'_>) -> Result<Effect> {
     Ok(Effect::of(each > Duration::from_millis(20), format!("a synced write took {} ms", each.as_millis())))
 }
 
-/// Its log is damaged while it is down: it must refuse it, or have read over places that nobody needs. One that refuses
-/// is removed and comes back empty, as an operator would have it.
+/// Its log is damaged while it is down: it must refuse it, or have read over places that this start does not need. Either
+/// way it is removed and comes back empty, as an operator would have it: another start may read what was hit.
 pub(crate) async fn bit_rot(fault: &mut Fault<'_>) -> Result<Effect> {
     let name = follower(fault).await?;
     kill(fault, &name)?;
     let folder = fault.bed.with(&name, |daemon| Ok(daemon.folder.clone()))?;
-    let is_log = |path: &std::path::Path| path.components().any(|part| part.as_os_str() == "raft");
+    let has = |path: &Path, wanted: &str| path.components().any(|part| part.as_os_str() == wanted);
+    let is_log = |path: &Path| has(path, "raft") && !has(path, "quarantine");
     let path = flip_bits(&folder, &mut fault.rng, is_log)?;
     let file = path.strip_prefix(&folder).unwrap_or(&path).display().to_string();
     fault.hold(&file).await;
@@ -176,7 +178,8 @@ pub(crate) async fn bit_rot(fault: &mut Fault<'_>) -> Result<Effect> {
             ));
         }
         if is_back(fault, &name).await {
-            return Ok(Effect::of(true, format!("{file}: what was hit is not in use")));
+            replace(fault, &name).await?;
+            return Ok(Effect::of(true, format!("{file}: what was hit was not in use; it was replaced")));
         }
         ensure!(began.elapsed() < BACK_MAX, "neither refused nor back after {file} was damaged");
         tokio::time::sleep(LOOK_EVERY).await;
