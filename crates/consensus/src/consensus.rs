@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use openraft::error::{CheckIsLeaderError, RaftError};
-use outlast_control::state::{ClusterState, Envelope};
+use outlast_control::state::{ClusterState, Command, Envelope};
 use outlast_proto::raft::v1::raft_service_server::RaftServiceServer;
 use outlast_types::{ClusterId, CoordinatorId, Timers};
 use parking_lot::{Mutex, RwLock};
@@ -95,12 +95,13 @@ impl Consensus {
     /// # Errors
     /// See [`ProposeError`]; after [`ProposeError::Unknown`] the command may or may not take effect.
     pub async fn propose(&self, envelope: Envelope) -> Result<Applied, ProposeError> {
-        self.admit()?;
+        self.admit(&envelope.command)?;
         self.inner.batcher.propose(envelope).await
     }
 
-    /// Whether a proposal may be taken now, before openraft (whose queues are unbounded) hears of it.
-    fn admit(&self) -> Result<(), ProposeError> {
+    /// Whether a proposal may be taken now, before openraft (whose queues are unbounded) hears of it. A barrier needs no
+    /// room: it is small, and a leader without it could not even renew leases.
+    fn admit(&self, command: &Command) -> Result<(), ProposeError> {
         if self.inner.stopped.load(Ordering::Relaxed) {
             return Err(ProposeError::Stopped);
         }
@@ -113,7 +114,7 @@ impl Consensus {
             return Err(ProposeError::NotLeader { leader: None });
         }
         let room = *self.inner.room.read();
-        if room.is_short() {
+        if room.is_short() && !matches!(command, Command::Barrier { .. }) {
             let DiskRoom { free_bytes, needed_bytes } = room;
             return Err(ProposeError::DiskFull { free_bytes, needed_bytes });
         }

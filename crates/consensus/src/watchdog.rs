@@ -11,7 +11,7 @@
 //!     ▲ ▲                                                                      │   (a sole voter: said, nothing else;
 //!     │ └──────────────────────── it has ended ◄───────────────────────────────┘    nobody could take over)
 //!     │       the leader is short of room, a voter said that it is not
-//!     └──◄──────────────────────────────────────────────────────────────────► gives way: the same, for a few elections
+//!     └──◄──────────────────────────────────────────────────────────────────► gives way: the same, for one election
 //! ```
 //! A leader without room takes no commands, and by itself would lead on for ever: the followers' answers say whether one of
 //! them has room. Who is elected is not chosen; where it is another one without room, that one gives way too. Where
@@ -39,8 +39,6 @@ use crate::types::Raft;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// What a voter said of its room counts for so long: many heartbeats, and more than one look at a disk.
 const ROOM_SAID_MAX_MS: Millis = 2_000;
-/// How many election timeouts a leader without room waits for a successor.
-const GIVE_WAY_ELECTIONS: Millis = 3;
 /// Between two tries: each costs the cluster an election.
 const GIVE_WAY_REST_MS: Millis = 60_000;
 
@@ -84,7 +82,8 @@ impl Watchdog {
         timers: &Timers,
         fitness: watch::Sender<Fitness>,
     ) -> Self {
-        let give_way = GiveWay::new(timers.election_max_ms * GIVE_WAY_ELECTIONS);
+        // Longer, and a try that fails would cost leases: they are made to bear a gap of this length.
+        let give_way = GiveWay::new(timers.worst_leader_gap_ms);
         Self { pulse, room, peers, raft, hung_after_ms: timers.disk_hung_after_ms(), give_way, fitness }
     }
 
@@ -142,6 +141,13 @@ impl Watchdog {
             ),
             (Fitness::DiskHangs, Fitness::Fit) => {
                 tracing::warn!("the disk under the data folder answers again")
+            }
+            (Fitness::GivesWay, Fitness::Fit)
+                if self.raft.metrics().borrow().state == ServerState::Leader =>
+            {
+                tracing::warn!(
+                    "nobody took the leadership over: this coordinator leads on, without room for commands"
+                );
             }
             (Fitness::GivesWay | Fitness::Fit, Fitness::Fit) => {}
         }

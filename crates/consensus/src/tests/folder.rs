@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use outlast_types::{ClusterId, CoordinatorId, Profile};
+use outlast_control::state::{Command, Envelope};
+use outlast_types::{ClusterId, CoordinatorId, JobId, Profile};
 
 use crate::consensus::Consensus;
 use crate::disk::sim::{SimContents, SimFaults};
@@ -212,8 +213,12 @@ async fn without_room_on_the_disk_and_for_huge_commands_proposals_are_refused() 
     huge.cause = Some("x".repeat(2 << 20));
     let err = node.consensus.propose(huge).await.expect_err("too large");
     assert!(matches!(err, ProposeError::TooLarge { .. }), "{err}");
+    let cancel = Command::CancelJob { job: JobId(1), reason: None };
+    let cancel = || Envelope { command: cancel.clone(), ..barrier("r") };
     *node.consensus.inner.room.write() = DiskRoom { free_bytes: 1, needed_bytes: 2 };
-    let err = node.consensus.propose(barrier("r")).await.expect_err("no room");
+    let err = node.consensus.propose(cancel()).await.expect_err("no room");
     assert_eq!(err, ProposeError::DiskFull { free_bytes: 1, needed_bytes: 2 });
+    *node.consensus.inner.room.write() = DiskRoom { free_bytes: 1, needed_bytes: 2 };
+    node.consensus.propose(barrier("b")).await.expect("without it nobody renews leases");
     node.stop().await;
 }
