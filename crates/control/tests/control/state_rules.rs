@@ -727,7 +727,10 @@ fn a_registration_that_was_sent_before_the_present_one_changes_nothing() {
     assert_eq!(phase, Some(AssignmentPhase::Started));
     world.lose(1);
     assert!(is_fenced(&world.refused(Command::RegisterNode(Box::new(late)))), "lost or not");
+    // One that does not count them, of an older build, is taken as ever.
+    world.register(Registration { serial: 0, ..registration(1, 9) });
     // A folder that is made anew counts from the beginning.
+    world.lose(1);
     let anew = Registration { disk: DiskId::new("another").expect("valid"), ..registration(1, 2) };
     world.register(anew);
 }

@@ -231,7 +231,8 @@ impl World {
         // Whole ones, or so many more that the wanted level is out of reach for long.
         let whole: Vec<_> = newer.iter().filter(|other| !other.degraded).collect();
         let by_whole = whole.len() >= keep && whole.iter().any(|other| other.proven);
-        let by_many = newer.len() >= keep + SURPLUS && newer.iter().any(|other| other.proven);
+        let by_many =
+            seen.degraded && newer.len() >= keep + SURPLUS && newer.iter().any(|other| other.proven);
         let why = match (seen.pinned, restores == Some(seq), by_whole || by_many) {
             (true, ..) => "it is pinned",
             (_, true, _) => "the current attempt restores from it",

@@ -126,9 +126,10 @@ fn check_succession(old: &Node, new: &Registration) -> Result<(), Refusal> {
         return Err(fenced(format!("{} has registered anew since {}", old.id, new.registration)));
     }
     // One that was sent long ago, to a coordinator that stood still, say. It knows nothing of the workers since.
-    if old.disk == new.disk && new.serial < old.serial {
+    if old.disk == new.disk && new.serial != 0 && new.serial < old.serial {
         return Err(fenced(format!(
-            "{} has registered anew since: this is number {} of its data folder, the newest is {}",
+            "{} has registered anew since: this is number {} of its data folder, the newest is {}. Was the folder put \
+             back from a backup? Start the agent again, since each start counts, or give it a new data folder",
             old.id, new.serial, old.serial
         )));
     }

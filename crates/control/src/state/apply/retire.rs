@@ -74,8 +74,9 @@ impl ClusterState {
         let is_whole =
             |other: &&&Checkpoint| !other.degraded && (!by_now || self.durability_now(other) >= Some(wanted));
         let whole: Vec<&Checkpoint> = newer.iter().filter(is_whole).copied().collect();
-        let (newer, needed) = if by_now && whole.len() < keep {
-            // The wanted level may be out of reach for days: then those that are no less safe than this one count.
+        let (newer, needed) = if by_now && checkpoint.degraded && whole.len() < keep {
+            // The wanted level may be out of reach for days: then those that are no less safe than this one count. A whole
+            // one whose other copies are away stays: they may come back.
             let own = self.durability_now(checkpoint);
             let as_safe = newer.into_iter().filter(|other| self.durability_now(other) >= own);
             (as_safe.collect(), keep.saturating_add(DEGRADED_SURPLUS))
