@@ -12,6 +12,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use outlast_process::boot_now;
 use outlast_staging::{find_outside, mark_outside, remove_outside};
 use outlast_types::{ClusterId, NodeId};
 use parking_lot::Mutex;
@@ -128,6 +129,9 @@ impl Folder {
         if let Err(err) = folder.change(|identity| identity.starts += 1) {
             // A full disk must not keep the agent from ending what runs, and from making room.
             tracing::warn!(error = %err, "this start cannot be counted: a registration that was sent before it and arrives late may pass for a newer one");
+            // Above those of an earlier start that was not counted either.
+            let seconds = (boot_now().0 / 1_000).min(SERIALS_PER_START / 2);
+            folder.serial.fetch_add(seconds, Ordering::Relaxed);
         }
         Ok(folder)
     }

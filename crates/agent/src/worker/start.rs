@@ -110,8 +110,9 @@ impl Start {
         let reservation = rendezvous::reserve(self.context.host()).map_err(StartError::Rendezvous)?;
         // Before it is told: an agent that dies before the log has it leaves a worker that meets nobody.
         let (handle, address) = (Arc::clone(&self.handle), reservation.address.clone());
-        let noted = blocking(move || handle.dir.note_rendezvous(&address)).await;
-        noted.map_err(|err| StartError::Folder(err.to_string()))?;
+        if let Err(err) = blocking(move || handle.dir.note_rendezvous(&address)).await {
+            tracing::warn!(attempt = %assigned.key.attempt, error = %err, "where the gang meets cannot be noted");
+        }
         self.tell(StartEvent::Rendezvous(reservation.address.clone())).await;
         Ok(Some(reservation))
     }

@@ -78,7 +78,7 @@ fn below_wanted(state: &ClusterState, job: &Job) -> Option<String> {
     let newest = job.checkpoints.values().filter(|one| one.is_sealed()).max_by_key(|one| one.recency())?;
     (newest.degraded && wanted >= Durability::Replicated && state.live_domains().len() < 2).then(|| {
         format!(
-            "{} is on one failure domain, and {} is wanted: start agents on other machines, or say `durability: local` \
+            "{} is on one failure domain, and {} is wanted: start agents in another one, or say `durability: local` \
              (more checkpoints than `keep` stay meanwhile)",
             newest.seq,
             wanted.as_str()
