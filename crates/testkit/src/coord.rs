@@ -257,6 +257,8 @@ impl World {
     fn elected(&mut self, c: usize, term: u64) {
         self.trace(|| format!("c{} leads in term {term}", c + 1));
         self.check_one_leader(c, term);
+        // The barrier is proposed after the old office was left (`coordinator/src/leader/mod.rs`), if it still was held.
+        self.coords[c].office = None;
         self.cover.leader_changes += 1;
         self.coords[c].beat += 1;
         let number = self.coords[c].beat;

@@ -87,14 +87,10 @@ impl World {
                 format!("received at {received_us}, round from {began_us}"),
             );
         }
-        // And somebody else may lead by now, but not since before the round: a quorum would have refused it. (It may have led
-        // meanwhile: who is elected again before it has left its old office is believed by a quorum of the newer term.)
+        // And somebody else may lead by now, but not since before the round: a quorum would have refused it.
         let newest = self.checks.state.incarnation;
         let own = self.coords[c].office.as_ref().map(|office| office.incarnation);
-        let raft = &self.coords[c].raft;
-        let is_elected_since =
-            newest.is_some_and(|newest| raft.term_at(newest.index).is_none_or(|of| of < raft.term));
-        if newest != own && self.checks.barrier_us < began_us && !is_elected_since {
+        if newest != own && self.checks.barrier_us < began_us {
             self.fail(
                 "27 only confirmed heartbeats renew",
                 format!("c{} was succeeded before its round began", c + 1),
