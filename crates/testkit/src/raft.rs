@@ -329,13 +329,19 @@ impl Raft {
         if at.0 <= self.commit {
             return;
         }
-        self.entries.clear();
+        if self.term_at(at.0) == Some(at.1) {
+            // What follows the snapshot's last entry stays: it may have been acknowledged.
+            self.entries.drain(..(at.0 - self.base.0) as usize);
+            self.synced = self.synced.max(at.0);
+        } else {
+            self.entries.clear();
+            self.synced = at.0;
+            self.version += 1;
+            self.syncing = false;
+        }
         self.base = at;
         self.snapshot = bytes.clone();
-        self.synced = at.0;
         self.commit = at.0;
-        self.version += 1;
-        self.syncing = false;
         self.out.push(Out::Installed(bytes));
     }
 
