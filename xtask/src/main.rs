@@ -111,6 +111,10 @@ fn lint() -> Result<()> {
     }
     if has("clippy") {
         cargo("lints", &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])?;
+        // What only a simulated machine has is in no other build.
+        let simulated = ["clippy", "--profile", "sim", "-p", SIM, "--features", "simulated", "--quiet"];
+        let args = [simulated.as_slice(), &["--", "-D", "warnings"]].concat();
+        cargo_with("lints of the simulated machine", &args, SIM_FLAGS)?;
     } else {
         println!("== lints: skipped, this toolchain has no clippy");
     }
@@ -182,13 +186,16 @@ fn sim(words: &[&str]) -> Result<()> {
     cargo("simulation", &args)
 }
 
-/// As [`sim`], for the same reasons. tokio takes a seed for its choices only where it is built as unstable.
+const SIM: &str = "outlast-cluster-sim";
+/// tokio takes a seed for its choices only where it is built as unstable.
+const SIM_FLAGS: &[(&str, &str)] = &[("RUSTFLAGS", "--cfg tokio_unstable")];
+
+/// As [`sim`], for the same reasons.
 fn cluster_sim(words: &[&str]) -> Result<()> {
-    let mut args =
-        vec!["run", "--quiet", "--profile", "sim", "-p", "outlast-cluster-sim", "--features", "simulated"];
+    let mut args = vec!["run", "--quiet", "--profile", "sim", "-p", SIM, "--features", "simulated"];
     args.extend(["--bin", "cluster-sim", "--"]);
     args.extend(words);
-    cargo_with("simulated clusters", &args, &[("RUSTFLAGS", "--cfg tokio_unstable")])
+    cargo_with("simulated clusters", &args, SIM_FLAGS)
 }
 
 fn kill(times: u32) -> Result<()> {

@@ -72,8 +72,8 @@ struct Identity {
     starts: u64,
 }
 
-/// More registrations than one agent makes.
-const SERIALS_PER_START: u64 = 1 << 20;
+/// More milliseconds than a machine is up.
+const SERIALS_PER_START: u64 = 1 << 40;
 
 /// The folder of a running agent.
 #[derive(Debug)]
@@ -123,15 +123,13 @@ impl Folder {
         let sockets = socket_dir(&root, &mut outside)?;
         private_dir(&root.join("workers"))?;
         let slots = slots_dir(&root, &mut outside)?;
-        let serial = AtomicU64::new((identity.starts + 1) * SERIALS_PER_START);
+        let serial = AtomicU64::new((identity.starts + 1) * SERIALS_PER_START + boot_now().0);
         let identity = Mutex::new(identity);
         let folder = Self { root, sockets, slots, identity, serial, _lock: lock, _outside: outside };
         if let Err(err) = folder.change(|identity| identity.starts += 1) {
-            // A full disk must not keep the agent from ending what runs, and from making room.
-            tracing::warn!(error = %err, "this start cannot be counted: a registration that was sent before it and arrives late may pass for a newer one");
-            // Above those of an earlier start that was not counted either.
-            let seconds = (boot_now().0 / 1_000).min(SERIALS_PER_START / 2);
-            folder.serial.fetch_add(seconds, Ordering::Relaxed);
+            // A full disk must not keep the agent from ending what runs, and from making room. Within one boot, the clock
+            // tells such starts apart.
+            tracing::warn!(error = %err, "this start cannot be counted: after a reboot, a registration that was sent before may pass for a newer one");
         }
         Ok(folder)
     }
@@ -358,6 +356,29 @@ mod tests {
 
     fn node(name: &str) -> NodeId {
         NodeId::new(name).expect("a name")
+    }
+
+    #[test]
+    fn registrations_are_numbered_across_starts_also_where_the_disk_does_not_take_the_count() {
+        let tmp = tempfile::tempdir().expect("a folder");
+        let open = || Folder::open(tmp.path(), &node("a")).expect("opens");
+        let mut last = 0;
+        for is_full in [false, false, true, true, false] {
+            // Stands where the next `agent.json` is written first.
+            let blocker = tmp.path().join("agent.tmp");
+            let _ = fs::remove_dir(&blocker);
+            if is_full {
+                fs::create_dir(&blocker).expect("made");
+            }
+            let folder = open();
+            for serial in [folder.next_serial(), folder.next_serial()] {
+                assert!(serial > last, "{serial}, {last}, full: {is_full}");
+                last = serial;
+            }
+            // A process is not started twice within some milliseconds.
+            drop(folder);
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
     }
 
     #[test]

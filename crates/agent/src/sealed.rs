@@ -3,9 +3,9 @@
 
 use outlast_blobs::manifest::{Manifest, ManifestShard};
 use outlast_blobs::objects::CommitRecord;
-use outlast_blobs::{ReadError, ShardMeta, ShardStore};
+use outlast_blobs::{ReadError, ShardKey, ShardStore};
 use outlast_control::state::Checkpoint;
-use outlast_types::{CheckpointSeq, ClusterId};
+use outlast_types::{CheckpointSeq, ClusterId, Digest};
 use serde_json::Value;
 
 #[derive(Debug)]
@@ -29,12 +29,12 @@ impl Sealed {
     ///
     /// # Errors
     /// There is none, or it is damaged.
-    pub(crate) fn beside(store: &ShardStore, meta: &ShardMeta) -> Result<Self, SealedError> {
-        let seq = meta.key.seq;
-        let note = store.seal_of(&meta.key, meta.root).map_err(|why| SealedError::Read { seq, why })?;
+    pub(crate) fn beside(store: &ShardStore, key: &ShardKey, root: Digest) -> Result<Self, SealedError> {
+        let seq = key.seq;
+        let note = store.seal_of(key, root).map_err(|why| SealedError::Read { seq, why })?;
         let (checkpoint, sealed) = of_record(&note.record).ok_or(SealedError::Content { seq })?;
         if checkpoint.manifest_root != Some(sealed.record.manifest_root)
-            || (checkpoint.attempt, seq) != (meta.key.attempt, checkpoint.seq)
+            || (checkpoint.attempt, seq) != (key.attempt, checkpoint.seq)
         {
             return Err(SealedError::Root { seq });
         }

@@ -76,28 +76,27 @@ impl AgentLoop {
                     orders.iter().flat_map(|(job, seq, order)| of_checkpoint(&store, *job, *seq, order));
                 (absent, stored.collect())
             });
-            let (absent, stored): (Vec<UpkeepEvent>, Vec<ShardMeta>) = done.await;
+            let (absent, stored): (Vec<UpkeepEvent>, Vec<Shard>) = done.await;
             for event in absent {
                 let _ = context.events.send(Event::Upkeep(event)).await;
             }
-            for meta in stored {
-                context.tasks.spawn(remove_stored(Arc::clone(&context), meta));
+            for shard in stored {
+                context.tasks.spawn(remove_stored(Arc::clone(&context), shard));
             }
         });
     }
 }
 
+type Shard = (ShardKey, Digest);
+
 /// Carries the order out for all ranks that are here; those that the object store has too are left for `remove_stored`.
-fn of_checkpoint(store: &ShardStore, job: JobId, seq: CheckpointSeq, order: &Order) -> Vec<ShardMeta> {
+fn of_checkpoint(store: &ShardStore, job: JobId, seq: CheckpointSeq, order: &Order) -> Vec<Shard> {
     let is_it = |key: &ShardKey| (key.job, key.seq) == (job, seq);
     let mut stored = Vec::new();
     if matches!(order, Order::Remove | Order::Discard) {
         for (key, root) in store.aside().into_iter().filter(|(key, _)| is_it(key)) {
             match (order, store.is_stored(&key, root)) {
-                // Its size is not asked for any more.
-                (Order::Remove, true) => {
-                    stored.push(ShardMeta { key, root, size_bytes: 0, extents: Vec::new(), sealed: true });
-                }
+                (Order::Remove, true) => stored.push((key, root)),
                 // What was sealed once stays when it is said to be aborted, here as below.
                 (Order::Discard, true) => {}
                 (Order::Discard, false) if store.seal_of(&key, root).is_ok() => {}
@@ -105,42 +104,41 @@ fn of_checkpoint(store: &ShardStore, job: JobId, seq: CheckpointSeq, order: &Ord
             }
         }
     }
-    let shards = store.list().into_iter().filter(|meta| is_it(&meta.key));
-    let is_stored =
-        |meta: &ShardMeta| matches!(order, Order::Remove) && store.is_stored(&meta.key, meta.root);
-    let (listed, here): (Vec<ShardMeta>, Vec<ShardMeta>) = shards.partition(is_stored);
-    here.iter().for_each(|meta| carry_out(store, meta, order));
-    stored.extend(listed);
+    for meta in store.list().into_iter().filter(|meta| is_it(&meta.key)) {
+        match matches!(order, Order::Remove) && store.is_stored(&meta.key, meta.root) {
+            true => stored.push((meta.key, meta.root)),
+            false => carry_out(store, &meta, order),
+        }
+    }
     stored
 }
 
 /// The object store first: the seal beside the own bytes says what is to go there. What does not go now goes when the
 /// agent connects again, at the latest.
-async fn remove_stored(context: Arc<Context>, meta: ShardMeta) {
-    let shard = (meta.key, meta.root);
+async fn remove_stored(context: Arc<Context>, shard: Shard) {
     // Told again by each session: one of them is enough.
     if context.removing.lock().insert(shard) {
-        try_to_remove(&context, meta).await;
+        try_to_remove(&context, shard).await;
         context.removing.lock().remove(&shard);
     }
 }
 
-async fn try_to_remove(context: &Arc<Context>, meta: ShardMeta) {
+async fn try_to_remove(context: &Arc<Context>, (key, root): Shard) {
     let mut pause = REMOVE_AGAIN_MIN;
     for _ in 0..REMOVE_TRIES {
         // An upload of it that is being ended must not bring anything back.
-        let is_storing = context.storing.lock().contains(&(meta.key, meta.root));
+        let is_storing = context.storing.lock().contains(&(key, root));
         let removed = match is_storing {
             true => Err("its upload is being ended".to_owned()),
-            false => store::remove(context, &meta).await,
+            false => store::remove(context, &key, root).await,
         };
         match removed {
             Ok(()) => {
                 let shards = context.shards.clone();
-                return blocking(move || carry_out(&shards, &meta, &Order::Remove)).await;
+                return blocking(move || remove(&shards, &key, root)).await;
             }
             Err(reason) => {
-                tracing::warn!(job = %meta.key.job, checkpoint = %meta.key.seq, rank = meta.key.rank, reason, "a retired checkpoint stays in the object store for now");
+                tracing::warn!(job = %key.job, checkpoint = %key.seq, rank = key.rank, reason, "a retired checkpoint stays in the object store for now");
             }
         }
         if context.shutdown.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
@@ -250,9 +248,9 @@ mod tests {
         assert!(of_checkpoint(&store, job, seq, &Order::Discard).is_empty());
         assert_eq!(store.aside().len(), 2, "they were sealed once: a log of an older backup may be wrong");
         let left = of_checkpoint(&store, job, seq, &Order::Remove);
-        assert_eq!(left.iter().map(|meta| meta.key).collect::<Vec<_>>(), [stored.key]);
+        assert_eq!(left, [(stored.key, stored.root)]);
         assert_eq!(store.aside(), [(stored.key, stored.root)], "until the object store has let it go");
-        carry_out(&store, &left[0], &Order::Remove);
+        remove(&store, &stored.key, stored.root);
         assert_eq!(store.aside(), []);
     }
 

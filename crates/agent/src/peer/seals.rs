@@ -101,7 +101,7 @@ fn checkpoint(store: &ShardStore, (attempt, seq): Key, shards: &[ShardMeta]) -> 
     };
     // Each shard has a seal of its own: one that can be read is enough.
     for meta in shards.iter().filter(|meta| meta.sealed) {
-        match Sealed::beside(store, meta) {
+        match Sealed::beside(store, &meta.key, meta.root) {
             Ok(sealed) => {
                 let is_sealed = |meta: &&ShardMeta| {
                     let named =

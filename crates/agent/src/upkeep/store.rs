@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outlast_blobs::objects::{ObjectTier, Published, PutBundleError, PutError};
-use outlast_blobs::{ReadError, ShardMeta};
+use outlast_blobs::{ReadError, ShardKey};
+use outlast_types::Digest;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
@@ -53,7 +54,7 @@ async fn upload(
     };
     let found = context.shards.list().into_iter().find(|meta| (meta.key, meta.root) == (key.shard, key.root));
     let Some(meta) = found else { return Ended::Damaged("its file is gone".to_owned()) };
-    let sealed = match sealed(context, &meta).await {
+    let sealed = match sealed(context, &meta.key, meta.root).await {
         Ok(sealed) => sealed,
         // The seal comes with the session; the order may be here first.
         Err(reason) => return Ended::Later(reason),
@@ -97,25 +98,25 @@ async fn publish(tier: &ObjectTier, sealed: &Sealed, stop: &CancellationToken) -
 }
 
 /// Takes the checkpoint out of the store, where this node put a part of it there. `Err`: not now, for this reason.
-pub(crate) async fn remove(context: &Arc<Context>, meta: &ShardMeta) -> Result<(), String> {
+pub(crate) async fn remove(context: &Arc<Context>, key: &ShardKey, root: Digest) -> Result<(), String> {
     let Some(tier) = &context.store else {
         return Err(NO_STORE.to_owned());
     };
-    tier.abandon(&context.shards, &meta.key, meta.root).await;
-    let (store, key, root) = (context.shards.clone(), meta.key, meta.root);
-    if matches!(blocking(move || store.seal_of(&key, root)).await, Err(ReadError::Missing)) {
+    tier.abandon(&context.shards, key, root).await;
+    let (store, shard) = (context.shards.clone(), *key);
+    if matches!(blocking(move || store.seal_of(&shard, root)).await, Err(ReadError::Missing)) {
         // Whoever puts a shard into the store has its seal: it was another node.
-        tracing::warn!(job = %meta.key.job, checkpoint = %meta.key.seq, rank = meta.key.rank, "a stored shard has no seal here; what is in the object store is left to the node that put it there");
+        tracing::warn!(job = %key.job, checkpoint = %key.seq, rank = key.rank, "a stored shard has no seal here; what is in the object store is left to the node that put it there");
         return Ok(());
     }
-    let sealed = sealed(context, meta).await?;
+    let sealed = sealed(context, key, root).await?;
     tier.remove(&sealed.manifest, &sealed.record).await.map_err(|err| chain(&err))
 }
 
-async fn sealed(context: &Arc<Context>, meta: &ShardMeta) -> Result<Sealed, String> {
-    look_at_seal(context, &meta.key, meta.root).await;
-    let (store, meta) = (context.shards.clone(), meta.clone());
-    blocking(move || Sealed::beside(&store, &meta)).await.map_err(|err| err.to_string())
+async fn sealed(context: &Arc<Context>, key: &ShardKey, root: Digest) -> Result<Sealed, String> {
+    look_at_seal(context, key, root).await;
+    let (store, key) = (context.shards.clone(), *key);
+    blocking(move || Sealed::beside(&store, &key, root)).await.map_err(|err| err.to_string())
 }
 
 /// A checkpoint without what its job brings along could not be gone on from. A copy may be at a node that never ran the

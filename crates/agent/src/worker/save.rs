@@ -177,11 +177,7 @@ async fn open_and_write(
     let store = context.shards.clone();
     let began = boot_now();
     let late = Arc::clone(context);
-    let written = blocking(move || {
-        let meta = write(&store, &shard, &path)?;
-        drop_late(&late, &meta).map_or(Ok(meta), |why| Err(SaveError::Write(why)))
-    })
-    .await;
+    let written = blocking(move || write(&store, &shard, &path).and_then(|meta| in_time(&late, meta))).await;
     // The worker waits until its folder is written.
     let write_ms = boot_now().since(began);
     *handle.save_cost.lock() = Some(SaveCost { stall_ms: write_ms, write_ms });
@@ -261,6 +257,11 @@ fn write(store: &ShardStore, shard: &ShardKey, path: &Path) -> Result<ShardMeta,
         if is_full { SaveError::Full(chain(&err)) } else { SaveError::Write(chain(&err)) }
     })?;
     writer.finish(shard).map_err(refused)
+}
+
+/// Written, and still wanted. Blocks on the disk.
+pub(super) fn in_time(context: &Context, meta: ShardMeta) -> Result<ShardMeta, SaveError> {
+    drop_late(context, &meta).map_or(Ok(meta), |why| Err(SaveError::Write(why)))
 }
 
 /// A folder with all in it; or one file, which is restored as a folder that holds it.

@@ -21,13 +21,12 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::handle::WorkerHandle;
-use super::save::{Opened, SaveError, Saved, Wanted, announce_and_copy, open, refused};
+use super::save::{Opened, SaveError, Saved, Wanted, announce_and_copy, in_time, open, refused};
 use super::slot_write::write_patiently;
 use super::slots::{Claim, Phase, Slot, Slots};
 use crate::checkpoints::{Fate, Part};
 use crate::context::{Context, blocking};
 use crate::metrics;
-use crate::peer::drop_late;
 
 /// Both slots hold bytes that are being written: 100 GiB at 200 MB/s take 9 minutes.
 const SLOT_WITHIN: Duration = Duration::from_secs(600);
@@ -322,8 +321,9 @@ impl Save {
         let store = context.shards.clone();
         let late = Arc::clone(context);
         let written = blocking(move || {
-            let meta = write_patiently(&store, &key, &file, length).map_err(refused)?;
-            drop_late(&late, &meta).map_or(Ok(meta), |why| Err(SaveError::Write(why)))
+            write_patiently(&store, &key, &file, length)
+                .map_err(refused)
+                .and_then(|meta| in_time(&late, meta))
         });
         let meta = written.await?;
         let write_ms = boot_now().since(since);

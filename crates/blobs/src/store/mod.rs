@@ -128,7 +128,8 @@ impl ShardStore {
         self.inner.index.lock().values().cloned().collect()
     }
 
-    /// Shards that were set aside, by key: of no use but as evidence.
+    /// Shards that were set aside, of no use but as evidence; and those whose file is lost, and whose bytes the object store
+    /// may have.
     pub fn aside(&self) -> Vec<(ShardKey, Digest)> {
         self.inner.aside.lock().iter().copied().collect()
     }

@@ -127,6 +127,7 @@ async fn call_append(
     let mut request = Request::new(convert::append_to_pb(rpc, peer.route.clone()));
     request.set_timeout(deadline);
     let response = peer.control.clone().append(request).await?.into_inner();
+    // A build that does not say it counts as having room: at worst an election a minute is for nothing.
     peer.said_room(!response.is_short_of_room);
     convert::appended_from_pb(response).map_err(|err| Status::internal(err.to_string()))
 }

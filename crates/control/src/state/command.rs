@@ -50,7 +50,7 @@ pub struct Registration {
     pub node: NodeId,
     pub registration: RegistrationId,
     /// Grows with each registration of one data folder; zero: an agent that does not count them.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "super::node::is_zero")]
     pub serial: u64,
     pub boot: BootId,
     pub disk: DiskId,
@@ -67,10 +67,6 @@ pub struct Registration {
     pub adopted: Vec<AdoptedWorker>,
     /// Workers whose end was recorded on disk but not yet applied.
     pub exited: Vec<(AttemptId, u32, ExitRecord)>,
-}
-
-fn is_zero(value: &u64) -> bool {
-    *value == 0
 }
 
 /// What an agent saw. Numbered per registration, resent until applied.

@@ -665,6 +665,21 @@ fn where_the_wanted_level_stays_out_of_reach_a_bounded_number_is_kept() {
 }
 
 #[test]
+fn a_whole_checkpoint_whose_other_copies_are_away_yields_to_no_degraded_one() {
+    let mut world = World::new(2);
+    let a =
+        world.running_job("a", &json!({"workers": 1, "checkpoint": {"keep": 1, "durability": "replicated"}}));
+    let whole = world.sealed(a, 1, &[1, 2]);
+    world.lose(2);
+    for step in 2..14 {
+        sealed_degraded(&mut world, a, step);
+    }
+    let incarnation = Some(world.incarnation());
+    let retire = Command::RetireCheckpoint { job: JobId(1), seq: whole, incarnation };
+    assert!(is_conflict(&world.refused(retire)), "node 2 may come back with it");
+}
+
+#[test]
 fn a_job_whose_policy_is_stored_keeps_what_the_store_has_not_within_a_bound() {
     let mut world = World::new(2);
     let a = world.running_job("a", &json!({"checkpoint": {"keep": 1, "durability": "stored"}}));

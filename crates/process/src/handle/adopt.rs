@@ -39,7 +39,8 @@ pub enum AdoptError {
     #[error("{} is not the folder of a keeper", dir.display())]
     NotAKeeper { dir: PathBuf },
     #[error(
-        "the keeper's folder {} cannot be read; should that stay so, end what has OUTLAST_KEEPER of this worker in its environment, remove the worker's folder, and restart the agent",
+        "the keeper's folder {} cannot be read; should that stay so, end what has OUTLAST_KEEPER of this worker in its \
+         environment, remove the worker's folder, and restart the agent",
         dir.display()
     )]
     Unreadable {

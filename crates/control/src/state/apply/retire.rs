@@ -8,11 +8,9 @@ use crate::state::{
     Attempt, Checkpoint, CheckpointState, ClusterState, Event, Group, Incarnation, Refusal, Response,
 };
 
-/// Good checkpoints beyond `keep` that a job whose policy is `stored` keeps while the object store is out of reach: an
-/// outage of hours must not fill the disks.
-const UNSTORED_SURPLUS: usize = 8;
-/// Checkpoints beyond `keep` that stay while the wanted durability is out of reach, for the same reason.
-const DEGRADED_SURPLUS: usize = 8;
+/// Good checkpoints beyond `keep` that stay while the wanted durability (a second failure domain, the object store) is out
+/// of reach: an outage of hours must not fill the disks.
+const SURPLUS: usize = 8;
 
 impl ClusterState {
     pub(super) fn retire_checkpoint(
@@ -79,7 +77,7 @@ impl ClusterState {
             // one whose other copies are away stays: they may come back.
             let own = self.durability_now(checkpoint);
             let as_safe = newer.into_iter().filter(|other| self.durability_now(other) >= own);
-            (as_safe.collect(), keep.saturating_add(DEGRADED_SURPLUS))
+            (as_safe.collect(), keep.saturating_add(SURPLUS))
         } else {
             (whole, keep)
         };
@@ -94,7 +92,7 @@ impl ClusterState {
         }
         let stored = newer.iter().filter(|other| other.stored_at.is_some()).count();
         let wants_store = record.spec.checkpoint.durability == Some(Durability::Stored);
-        if wants_store && stored < keep && newer.len() < keep.saturating_add(UNSTORED_SURPLUS) {
+        if wants_store && stored < keep && newer.len() < keep.saturating_add(SURPLUS) {
             return Err(conflict(format!(
                 "{stored} checkpoints newer than {seq} are in the object store, {keep} are needed"
             )));
