@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outlast_blobs::{SealNote, ShardKey, ShardMeta, ShardStore};
+use outlast_blobs::{ReadError, SealNote, ShardKey, ShardMeta, ShardStore};
 use outlast_control::state::{Checkpoint, Holder, ShardRecord};
 use outlast_failpoint::{Failpoint, hit};
 use outlast_proto::convert::parse;
@@ -32,9 +32,12 @@ enum Order {
     /// Unless it was sealed once: a log that never heard of that was restored from an older backup, and the bytes may be the
     /// newest that there are.
     Discard,
-    /// No record names them any more, and nobody will say that they may go. Those that were never sealed go when they are
-    /// old; what was sealed once stays, as above.
-    Reap,
+    /// No record names them any more: it left the log after its end, before this agent was told. What the log of this very
+    /// cluster had sealed was retired; what the log of a predecessor had sealed stays, as above; what was never sealed goes
+    /// when it is old.
+    Reap {
+        cluster: String,
+    },
 }
 
 impl AgentLoop {
@@ -50,7 +53,7 @@ impl AgentLoop {
             };
             if state == "gone" {
                 self.context.checkpoints.gone(job, seq);
-                orders.push((job, seq, Order::Reap));
+                orders.push((job, seq, Order::Reap { cluster: self.context.cluster_text() }));
                 continue;
             }
             // Unknown too: bytes are kept where there is doubt.
@@ -92,25 +95,34 @@ type Shard = (ShardKey, Digest);
 /// Carries the order out for all ranks that are here; those that the object store has too are left for `remove_stored`.
 fn of_checkpoint(store: &ShardStore, job: JobId, seq: CheckpointSeq, order: &Order) -> Vec<Shard> {
     let is_it = |key: &ShardKey| (key.job, key.seq) == (job, seq);
-    let mut stored = Vec::new();
-    if matches!(order, Order::Remove | Order::Discard) {
-        for (key, root) in store.aside().into_iter().filter(|(key, _)| is_it(key)) {
-            match (order, store.is_stored(&key, root)) {
-                (Order::Remove, true) => stored.push((key, root)),
-                // What was sealed once stays when it is said to be aborted, here as below.
-                (Order::Discard, true) => {}
-                (Order::Discard, false) if store.seal_of(&key, root).is_ok() => {}
-                _ => remove(store, &key, root),
-            }
-        }
+    let whole: Vec<ShardMeta> = store.list().into_iter().filter(|meta| is_it(&meta.key)).collect();
+    if let Order::Seal(json) = order {
+        whole.iter().for_each(|meta| seal(store, meta, json));
+        return Vec::new();
     }
-    for meta in store.list().into_iter().filter(|meta| is_it(&meta.key)) {
-        match matches!(order, Order::Remove) && store.is_stored(&meta.key, meta.root) {
-            true => stored.push((meta.key, meta.root)),
-            false => carry_out(store, &meta, order),
-        }
-    }
+    let aside = store.aside().into_iter().filter(|(key, _)| is_it(key));
+    let here = aside.chain(whole.iter().map(|meta| (meta.key, meta.root)));
+    let (stored, plain): (Vec<Shard>, Vec<Shard>) = here
+        .filter(|(key, root)| may_go(store, key, *root, order))
+        .partition(|(key, root)| store.is_stored(key, *root));
+    plain.iter().for_each(|(key, root)| remove(store, key, *root));
     stored
+}
+
+fn may_go(store: &ShardStore, key: &ShardKey, root: Digest, order: &Order) -> bool {
+    match (order, store.seal_of(key, root)) {
+        (Order::Seal(_), _) => false,
+        (Order::Remove, _) | (Order::Discard, Err(ReadError::Missing)) => true,
+        (Order::Discard, _) => {
+            tracing::warn!(job = %key.job, checkpoint = %key.seq, rank = key.rank, "aborted, but it was sealed once: its bytes stay");
+            false
+        }
+        (Order::Reap { cluster }, Ok(note)) => note.record["cluster_id"] == cluster.as_str(),
+        (Order::Reap { .. }, Err(ReadError::Missing)) => {
+            store.age(key, root).is_some_and(|age| age >= ORPHAN_AGE)
+        }
+        (Order::Reap { .. }, Err(_)) => false,
+    }
 }
 
 /// The object store first: the seal beside the own bytes says what is to go there. What does not go now goes when the
@@ -168,26 +180,17 @@ fn absent(store: &ShardStore, here: &Holder, order: &Order) -> Vec<UpkeepEvent> 
     checkpoint.shards.iter().filter(is_here).filter_map(gone).collect()
 }
 
-fn carry_out(store: &ShardStore, meta: &ShardMeta, order: &Order) {
+fn seal(store: &ShardStore, meta: &ShardMeta, json: &str) {
     let key = &meta.key;
-    match order {
-        Order::Reap if meta.sealed || store.age(key, meta.root).is_none_or(|age| age < ORPHAN_AGE) => {}
-        Order::Discard if meta.sealed => {
-            tracing::warn!(job = %key.job, checkpoint = %key.seq, rank = key.rank, "aborted, but it was sealed once: its bytes stay");
-        }
-        Order::Remove | Order::Discard | Order::Reap => remove(store, key, meta.root),
-        // Told with each session: a note that went bad is made anew.
-        Order::Seal(_) if meta.sealed && store.seal_of(key, meta.root).is_ok() => {}
-        Order::Seal(json) => {
-            // Other bytes under the same rank were not sealed.
-            if sealed_roots(json).get(&key.rank).is_some_and(|root| *root != meta.root) {
-                return;
-            }
-            let marked = note_seal(store, key, meta.root, json);
-            if let Err(reason) = marked {
-                tracing::warn!(job = %key.job, checkpoint = %key.seq, rank = key.rank, reason, "the seal is not beside its shard yet");
-            }
-        }
+    // Told with each session: a note that went bad is made anew.
+    let is_noted = meta.sealed && store.seal_of(key, meta.root).is_ok();
+    // Other bytes under the same rank were not sealed.
+    let is_other = sealed_roots(json).get(&key.rank).is_some_and(|root| *root != meta.root);
+    if is_noted || is_other {
+        return;
+    }
+    if let Err(reason) = note_seal(store, key, meta.root, json) {
+        tracing::warn!(job = %key.job, checkpoint = %key.seq, rank = key.rank, reason, "the seal is not beside its shard yet");
     }
 }
 
@@ -252,6 +255,33 @@ mod tests {
         assert_eq!(store.aside(), [(stored.key, stored.root)], "until the object store has let it go");
         remove(&store, &stored.key, stored.root);
         assert_eq!(store.aside(), []);
+    }
+
+    #[test]
+    fn what_left_the_log_after_its_end_goes_where_this_very_cluster_had_sealed_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = ShardStore::open(folder.path()).expect("a store");
+        let attempt = "j1/0@1.1".parse().expect("an id");
+        let shard = |seq: u64, seal: Option<&str>| {
+            let mut writer = store.begin(None).expect("room");
+            writer.write_all(b"weights").expect("written");
+            let key = ShardKey { job: JobId(1), attempt, seq: CheckpointSeq(seq), rank: 0 };
+            let meta = writer.finish(&key).expect("whole");
+            if let Some(json) = seal {
+                note_seal(&store, &key, meta.root, json).expect("sealed");
+            }
+            key
+        };
+        let own = shard(1, Some(r#"{"cluster_id": "here"}"#));
+        let older = shard(2, Some(r#"{"cluster_id": "before the restore"}"#));
+        let fresh = shard(3, None);
+        let reap = Order::Reap { cluster: "here".to_owned() };
+        for key in [&own, &older, &fresh] {
+            assert!(of_checkpoint(&store, key.job, key.seq, &reap).is_empty());
+        }
+        let mut left: Vec<ShardKey> = store.list().into_iter().map(|meta| meta.key).collect();
+        left.sort();
+        assert_eq!(left, [older, fresh]);
     }
 
     #[test]
