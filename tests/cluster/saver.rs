@@ -174,6 +174,12 @@ pub(crate) fn checkpoints(outlast: &Outlast, job: &str) -> Vec<Value> {
     listed["checkpoints"].as_array().cloned().unwrap_or_default()
 }
 
+/// Each checkpoint that the log knows of, with its state.
+fn states(outlast: &Outlast, job: &str) -> String {
+    let one = |one: &Value| format!("{} {}", one["id"], one["state"]);
+    checkpoints(outlast, job).iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
 /// The newest sealed step; zero where there is none, or nobody answers now.
 pub(crate) fn sealed_step(outlast: &Outlast, job: &str) -> u64 {
     let all = checkpoints(outlast, job);
@@ -193,11 +199,12 @@ pub(crate) fn check_all(outlast: &Outlast, job: &str, saver: &Saver<'_>) {
     check_order(outlast, job);
     outlast.ok(&["checkpoint", "verify", job, "--deep"]);
     check_bytes(outlast, job, saver.size_bytes);
+    let mut told = Vec::new();
     wait_for("the disks to hold what is sealed and nothing else", || {
         let left = orphans(outlast, job);
-        if !left.is_empty() {
-            println!("still there: {left:?}");
-            std::thread::sleep(Duration::from_secs(1));
+        if left != told {
+            println!("still there: {left:#?} of {}", states(outlast, job));
+            told.clone_from(&left);
         }
         left.is_empty().then_some(())
     });
