@@ -7,6 +7,7 @@ use outlast_local::Builder;
 use serde_json::{Value, json};
 
 use super::harness::{Outlast, exe, wait_for};
+use super::saver::{Saver, check_all, checkpoints, sealed_step, stop_file, wait_next_seal};
 
 /// Saves three steps in turn, each with its own bytes, and waits for each seal; then ends, or waits for a sign.
 fn saving(name: &str, durability: &str, then: &str) -> Value {
@@ -127,5 +128,30 @@ fn checkpoint_in_the_object_store_survives_every_disk_and_goes_when_it_is_retire
         "{} bytes",
         restored.len()
     );
+    outlast.assert_nothing_left();
+}
+
+/// A job's history names fifty checkpoints that are over. The record of one that is retired after so many newer ones leaves
+/// with its retirement, and the agents cannot be told the one without the other.
+#[test]
+fn checkpoints_that_are_unpinned_late_leave_the_disks_all_the_same() {
+    let outlast = Outlast::start(1, 2);
+    let folder = outlast.cluster.folder().to_owned();
+    let spec = Saver::new("pinned", &folder);
+    let job = outlast.submit(&spec.spec());
+    let first = wait_next_seal(&outlast, &job, 0);
+    let id_of = |step: u64| {
+        let all = checkpoints(&outlast, &job);
+        all.iter().find(|one| one["step"] == step).and_then(|one| one["id"].as_str().map(str::to_owned))
+    };
+    let pinned = id_of(first).expect("the newest is kept");
+    outlast.ok(&["checkpoint", "pin", &job, &pinned]);
+    wait_for("sixty newer ones", || (sealed_step(&outlast, &job) > first + 60).then_some(()));
+    assert_eq!(id_of(first).as_ref(), Some(&pinned), "it is kept as long as it is pinned");
+    outlast.ok(&["checkpoint", "unpin", &job, &pinned]);
+    wait_for("its record to leave", || id_of(first).is_none().then_some(()));
+    fs::write(stop_file(&folder, "pinned"), "").expect("written");
+    outlast.wait_success(&job);
+    check_all(&outlast, &job, &spec);
     outlast.assert_nothing_left();
 }
