@@ -21,6 +21,7 @@ use crate::history::Recorder;
 use crate::nemesis::{Kind, Needs, Nemeses, choose, plan};
 use crate::report::{self, Outcome};
 
+mod disks;
 mod last;
 mod watch;
 

@@ -6,6 +6,7 @@ mod attempts;
 mod available;
 mod coverage;
 mod daemons;
+mod disks;
 mod exclusive;
 mod finish;
 mod leaders;
@@ -64,6 +65,7 @@ pub(crate) fn check(records: &[Record]) -> Vec<Verdict> {
         leaders::check(records),
         available::check(records),
         finish::check(records),
+        disks::check(records),
         daemons::check(records),
         usage::check(records),
     ]

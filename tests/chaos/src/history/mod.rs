@@ -4,7 +4,7 @@ mod record;
 mod recorder;
 
 pub(crate) use record::{
-    Answer, Call, FinalAttempt, FinalCheckpoint, FinalJob, Happened, JobSeen, Phase, Record, Usage, What,
-    Work, WorkKind,
+    Answer, Call, FinalAttempt, FinalCheckpoint, FinalJob, Happened, JobSeen, Kept, Phase, Record, Usage,
+    What, Work, WorkKind,
 };
 pub(crate) use recorder::{Recorder, now_ns};

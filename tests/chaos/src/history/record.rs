@@ -62,6 +62,7 @@ pub(crate) enum What {
         intact: bool,
         note: String,
     },
+    Kept(Kept),
     Usage(Usage),
     /// A line of a daemon's log that no daemon may write.
     Log {
@@ -183,6 +184,15 @@ pub(crate) struct FinalAttempt {
     pub(crate) restore_step: u64,
     /// Newer checkpoints that were not taken, with the reason.
     pub(crate) passed_over: Vec<String>,
+}
+
+/// Files of one checkpoint on one node's disk at the end of the run; without names where they were still being written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    pub(crate) node: String,
+    pub(crate) job: String,
+    pub(crate) checkpoint: String,
+    pub(crate) files: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use outlast_proto::control::v1 as pb;
 
+use super::disks;
 use crate::bed::Bed;
 use crate::clients::{Asker, Board, SERVICE};
 use crate::history::{Answer, FinalAttempt, FinalCheckpoint, FinalJob, Recorder, Usage, What};
@@ -35,15 +36,17 @@ pub(super) async fn see_to_the_end(
     wait_all_over(&mut asker, board).await?;
     tokio::time::sleep(SETTLE).await;
     recorder.phase("last look");
+    let mut jobs = Vec::new();
     for known in board.all() {
         asker.get(&known.id).await;
         let job = bed.client.get_job(&known.id).await;
         match job {
-            Ok(job) => look(bed, recorder, job).await?,
+            Ok(job) => jobs.push(look(bed, recorder, job).await?),
             // The checkers say what that means.
             Err(err) => eprintln!("chaos: {} cannot be read: {err}", known.id),
         }
     }
+    disks::look(bed, recorder, &jobs).await;
     Ok(())
 }
 
@@ -100,7 +103,7 @@ async fn wait_all_over(asker: &mut Asker, board: &Board) -> Result<()> {
     }
 }
 
-async fn look(bed: &Bed, recorder: &Recorder, job: pb::Job) -> Result<()> {
+async fn look(bed: &Bed, recorder: &Recorder, job: pb::Job) -> Result<FinalJob> {
     let newest =
         job.checkpoints.iter().filter(|checkpoint| checkpoint.state == "sealed").max_by_key(|c| c.step);
     if let Some(checkpoint) = newest {
@@ -118,8 +121,9 @@ async fn look(bed: &Bed, recorder: &Recorder, job: pb::Job) -> Result<()> {
             note: notes.join("; "),
         });
     }
-    recorder.put(What::Final(final_job(job)));
-    Ok(())
+    let job = final_job(job);
+    recorder.put(What::Final(job.clone()));
+    Ok(job)
 }
 
 fn final_job(job: pb::Job) -> FinalJob {
