@@ -110,18 +110,23 @@ fn of_checkpoint(store: &ShardStore, job: JobId, seq: CheckpointSeq, order: &Ord
 }
 
 fn may_go(store: &ShardStore, key: &ShardKey, root: Digest, order: &Order) -> bool {
-    match (order, store.seal_of(key, root)) {
-        (Order::Seal(_), _) => false,
-        (Order::Remove, _) | (Order::Discard, Err(ReadError::Missing)) => true,
-        (Order::Discard, _) => {
-            tracing::warn!(job = %key.job, checkpoint = %key.seq, rank = key.rank, "aborted, but it was sealed once: its bytes stay");
-            false
+    let seal = || store.seal_of(key, root);
+    match order {
+        Order::Seal(_) => false,
+        Order::Remove => true,
+        Order::Discard => {
+            let is_unsealed = matches!(seal(), Err(ReadError::Missing));
+            if !is_unsealed {
+                tracing::warn!(job = %key.job, checkpoint = %key.seq, rank = key.rank, "aborted, but it was sealed once: its bytes stay");
+            }
+            is_unsealed
         }
-        (Order::Reap { cluster }, Ok(note)) => note.record["cluster_id"] == cluster.as_str(),
-        (Order::Reap { .. }, Err(ReadError::Missing)) => {
-            store.age(key, root).is_some_and(|age| age >= ORPHAN_AGE)
-        }
-        (Order::Reap { .. }, Err(_)) => false,
+        Order::Reap { cluster } => match seal() {
+            Ok(note) => note.record["cluster_id"] == cluster.as_str(),
+            Err(ReadError::Missing) => store.age(key, root).is_some_and(|age| age >= ORPHAN_AGE),
+            // It may be a predecessor's.
+            Err(_) => false,
+        },
     }
 }
 
@@ -272,16 +277,21 @@ mod tests {
             }
             key
         };
-        let own = shard(1, Some(r#"{"cluster_id": "here"}"#));
-        let older = shard(2, Some(r#"{"cluster_id": "before the restore"}"#));
-        let fresh = shard(3, None);
+        let own_seal = r#"{"cluster_id": "here"}"#;
+        let (own, published) = (shard(1, Some(own_seal)), shard(2, Some(own_seal)));
+        let older = shard(3, Some(r#"{"cluster_id": "before the restore"}"#));
+        let fresh = shard(4, None);
+        let root = store.list()[0].root;
+        store.mark_stored(&published, root).expect("noted");
         let reap = Order::Reap { cluster: "here".to_owned() };
-        for key in [&own, &older, &fresh] {
-            assert!(of_checkpoint(&store, key.job, key.seq, &reap).is_empty());
-        }
+        let stored: Vec<Shard> = [&own, &published, &older, &fresh]
+            .into_iter()
+            .flat_map(|key| of_checkpoint(&store, key.job, key.seq, &reap))
+            .collect();
+        assert_eq!(stored, [(published, root)], "the object store lets it go first");
         let mut left: Vec<ShardKey> = store.list().into_iter().map(|meta| meta.key).collect();
         left.sort();
-        assert_eq!(left, [older, fresh]);
+        assert_eq!(left, [published, older, fresh]);
     }
 
     #[test]
