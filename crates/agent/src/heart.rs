@@ -3,12 +3,14 @@
 use std::collections::VecDeque;
 
 use outlast_control::lease::{AgentLease, GrantVerdict};
-use outlast_types::{BootTime, Millis, Profile, Timers};
+use outlast_types::{BootTime, Millis, Pace, Profile, Timers};
 
 /// Send times kept to measure round trips; an answer that is later than this many heartbeats is not measured.
 const SENT_KEPT: usize = 64;
-/// Below this, news (a receipt) waits for the next beat, so that a burst of receipts is one message.
-const EXTRA_BEAT_AFTER_MS: Millis = 15;
+/// Beats with news (a receipt: a seal waits for it) between the regular ones: a few at once, then so far apart that many
+/// receipts are one message.
+const NEWS_EVERY_MS: Millis = 2;
+const NEWS_BURST: u32 = 4;
 
 #[derive(Debug)]
 pub(crate) struct Heart {
@@ -17,6 +19,7 @@ pub(crate) struct Heart {
     next_seq: u64,
     sent: VecDeque<(u64, BootTime)>,
     last_sent: Option<BootTime>,
+    news: Pace,
     /// The newest index of a change to this node's assignments that a grant named.
     assignments_index: u64,
 }
@@ -31,6 +34,7 @@ impl Heart {
             next_seq: 1,
             sent: VecDeque::new(),
             last_sent: None,
+            news: Pace::new(NEWS_EVERY_MS, NEWS_BURST),
             assignments_index: 0,
         }
     }
@@ -48,12 +52,12 @@ impl Heart {
 
     /// Whether news may go before the next regular beat.
     pub(crate) fn may_send_extra(&self, now: BootTime) -> bool {
-        self.last_sent.is_none_or(|last| now.since(last) >= EXTRA_BEAT_AFTER_MS)
+        self.extra_in(now) == 0
     }
 
     /// How long until news may go.
     pub(crate) fn extra_in(&self, now: BootTime) -> Millis {
-        self.last_sent.map_or(0, |last| EXTRA_BEAT_AFTER_MS.saturating_sub(now.since(last)))
+        self.news.wait_ms(now)
     }
 
     /// To be called before the heartbeat leaves: the lease counts from here (A1). Returns its number.
@@ -62,6 +66,7 @@ impl Heart {
         self.next_seq += 1;
         self.lease.sent(seq, now);
         self.last_sent = Some(now);
+        self.news.take(now);
         self.sent.push_back((seq, now));
         if self.sent.len() > SENT_KEPT {
             self.sent.pop_front();
@@ -119,14 +124,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn news_goes_at_once_after_a_pause_and_a_burst_of_it_is_spaced() {
+    fn news_goes_at_once_after_a_pause_and_much_of_it_is_spaced() {
         let mut heart = Heart::new(Profile::default());
-        assert!(heart.may_send_extra(BootTime(5)) && heart.extra_in(BootTime(5)) == 0);
-        heart.send(BootTime(1_000));
-        assert!(!heart.may_send_extra(BootTime(1_004)));
-        assert_eq!(heart.extra_in(BootTime(1_004)), EXTRA_BEAT_AFTER_MS - 4);
-        let later = BootTime(1_000 + EXTRA_BEAT_AFTER_MS);
-        assert!(heart.may_send_extra(later) && heart.extra_in(later) == 0);
-        assert!(!heart.is_due(later), "the regular beat has its own time");
+        let mut now = BootTime(1_000);
+        for _ in 0..NEWS_BURST {
+            assert!(heart.may_send_extra(now) && heart.extra_in(now) == 0);
+            heart.send(now);
+        }
+        assert!(!heart.may_send_extra(now));
+        assert_eq!(heart.extra_in(now), NEWS_EVERY_MS);
+        now = now.plus(NEWS_EVERY_MS);
+        assert!(heart.may_send_extra(now) && heart.extra_in(now) == 0);
+        assert!(!heart.is_due(now), "the regular beat has its own time");
     }
 }

@@ -6,6 +6,7 @@ mod cause;
 mod digest;
 mod duration;
 mod id;
+mod pace;
 mod profile;
 mod resources;
 pub mod spec;
@@ -19,6 +20,7 @@ pub use id::{
     AttemptId, BootId, CheckpointSeq, ClusterId, CoordinatorId, DiskId, GroupId, IdParseError, JobId, NodeId,
     RegistrationId, RequestId,
 };
+pub use pace::Pace;
 pub use profile::{Profile, ProfileError, Timers};
 pub use resources::{GpuDevice, NodeResources, Resources};
 pub use spec::{CheckpointPolicy, Durability, JobKind, JobSpec, SpecError, Workers};

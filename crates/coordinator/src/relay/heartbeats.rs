@@ -10,10 +10,11 @@ use std::time::Duration;
 use outlast_proto::node::v1::LeaseGrant;
 use outlast_proto::relay::v1::{RelayHeartbeatsRequest, RelayedGrant, RelayedHeartbeat};
 use outlast_proto::status::Failure;
+use outlast_types::{Millis, Pace};
 use prost::Message as _;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::Instant;
 
+use crate::clock::boot_now;
 use crate::member::{Member, no_leader};
 use crate::peers::{Peers, call};
 
@@ -22,9 +23,10 @@ const WAITING_MAX: usize = 8_192;
 /// In one batch (the protocol's bound), and its bytes: well below the message limit.
 const BATCH_MAX: usize = 1_024;
 const BATCH_BYTES_MAX: usize = 2 << 20;
-/// Between two batches of a follower, which collects meanwhile; small against a heartbeat interval, large against a network
-/// round trip. What comes after a pause goes at once: a seal may wait for it.
-const COLLECT: Duration = Duration::from_millis(20);
+/// A follower's batches: a few at once after a pause (a seal may wait for them), then so far apart that many heartbeats are
+/// one message; small against a heartbeat interval, large against a network round trip.
+const COLLECT_MS: Millis = 2;
+const COLLECT_BURST: u32 = 4;
 /// Batches that are under way; a leader that does not answer must not hold memory.
 const BATCHES_MAX: usize = 32;
 const RELAY_DEADLINE: Duration = Duration::from_millis(1_000);
@@ -66,17 +68,17 @@ impl HeartbeatRelay {
 pub(crate) async fn serve_heartbeats(member: Weak<Member>, HeartbeatInbox(mut inbox): HeartbeatInbox) {
     let peers = Arc::new(Peers::default());
     let under_way = Arc::new(Semaphore::new(BATCHES_MAX));
-    let mut next_at = Instant::now();
+    let mut batches = Pace::new(COLLECT_MS, COLLECT_BURST);
     while let Some(first) = inbox.recv().await {
         let Some(member) = member.upgrade() else { return };
         if member.office().is_none() {
-            tokio::time::sleep_until(next_at).await;
+            tokio::time::sleep(Duration::from_millis(batches.wait_ms(boot_now()))).await;
         }
         // While all are under way the next batch grows: many small ones must not crowd out heartbeats, and a leader that
         // does not answer gives each slot back at its deadline.
         let Ok(permit) = under_way.clone().acquire_owned().await else { return };
         let batch = collect(first, &mut inbox);
-        next_at = Instant::now() + COLLECT;
+        batches.take(boot_now());
         let peers = peers.clone();
         tokio::spawn(async move {
             if let Err(failure) = confirm(&member, &peers, batch).await {
