@@ -171,6 +171,18 @@ pub(crate) fn hash_of(extent: Subtree, count: u64) -> [u8; 32] {
     }
 }
 
+/// The hash of an extent of `count`, from those of its pieces, one at least.
+pub(crate) fn hash_of_pieces(pieces: &[Subtree], count: u64) -> [u8; 32] {
+    if let [only] = pieces {
+        return hash_of(*only, count);
+    }
+    let parts: Vec<_> = pieces.iter().map(|piece| piece.part).collect();
+    match count {
+        1 => merge_root(&parts).expect("two pieces or more").0,
+        _ => merge(&parts).expect("two pieces or more"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,6 +210,10 @@ mod tests {
                 assert_eq!(extents.len() as u64, count);
                 for (index, extent) in bytes.chunks(EXTENT as usize).enumerate() {
                     assert_eq!(extent_hash(index as u64, count, EXTENT, extent), extents[index]);
+                    let offset = |piece: usize| index as u64 * EXTENT + piece as u64 * 1024;
+                    let pieces = extent.chunks(1024).enumerate();
+                    let pieces: Vec<_> = pieces.map(|(at, piece)| subtree(offset(at), piece)).collect();
+                    assert_eq!(hash_of_pieces(&pieces, count), extents[index]);
                 }
             }
         }

@@ -19,7 +19,7 @@ const THREADS_MAX: usize = 4;
 const CORES_A_THREAD: usize = 4;
 /// Pieces of one shard that are hashed or wait for it: enough that a short stall of the disk or of the hashing is not one
 /// of both, and little enough memory to have it for every shard that is being written.
-const IN_FLIGHT_MAX: usize = 8;
+const IN_FLIGHT_MAX: usize = 4;
 
 type HashFn = fn(u64, &[u8]) -> Subtree;
 

@@ -22,5 +22,6 @@ pub use extent::EXTENT_BYTES;
 pub use manifest::{Manifest, ManifestError, ManifestShard};
 pub use pack::{PackError, PackLimits, PackStats, pack_dir, pack_files, unpack};
 pub use store::{
-    OpenError, ReadError, SealNote, ShardKey, ShardMeta, ShardReader, ShardStore, ShardWriter, WriteError,
+    OpenError, ReadError, SealNote, ShardKey, ShardMeta, ShardPieces, ShardReader, ShardStore, ShardWriter,
+    WriteError,
 };

@@ -34,6 +34,11 @@ fn get(store: &ShardStore, key: &ShardKey, root: Digest) -> io::Result<Vec<u8>> 
     reader.read_to_end(&mut bytes).map(|_| bytes)
 }
 
+fn pieces(store: &ShardStore, meta: &ShardMeta) -> Result<Vec<u8>, ReadError> {
+    let pieces = store.open_shard(&meta.key, meta.root)?.into_pieces();
+    Ok(pieces.collect::<Result<Vec<_>, _>>()?.concat())
+}
+
 fn data_path(root: &Path, meta: &ShardMeta) -> PathBuf {
     let folder = root.join("blobs").join(meta.key.attempt.file_name()).join(meta.key.seq.to_string());
     folder.join(format!("{}-{}", meta.key.rank, meta.root))
@@ -52,6 +57,7 @@ fn shards_of_every_size_come_back_as_they_were() {
         assert_eq!(meta.root.to_string(), root_of(&bytes), "{len} bytes");
         assert_eq!((meta.size_bytes, meta.extents.len()), (len as u64, len.div_ceil(extent)));
         assert_eq!(get(&store, &key, meta.root).expect("read"), bytes);
+        assert_eq!(pieces(&store, &meta).expect("read"), bytes);
         store.verify(&key, meta.root).expect("sound");
         assert_eq!(store.find(JobId(7), key.seq, 0), Some(meta));
     }
@@ -206,6 +212,11 @@ fn bytes_before_a_bad_extent_are_good_and_nothing_of_it_is_given() {
         store.open_shard(&meta.key, meta.root).expect("open").read_to_end(&mut read).expect_err("must fail");
     assert_eq!((err.kind(), read.as_slice()), (io::ErrorKind::InvalidData, &bytes[..2 * EXTENT as usize]));
     assert!(matches!(store.verify(&meta.key, meta.root), Err(ReadError::Corrupt { extent: 2 })));
+    let mut in_pieces = store.open_shard(&meta.key, meta.root).expect("open").into_pieces();
+    let before: usize = in_pieces.by_ref().map_while(Result::ok).map(|piece| piece.len()).sum();
+    assert!(before >= 2 * EXTENT as usize, "{before}");
+    assert!(in_pieces.next().is_none(), "an error is the last item");
+    assert!(matches!(pieces(&store, &meta), Err(ReadError::Corrupt { extent: 2 })));
     let other = store.open_shard(&meta.key, Digest([1; 32]));
     assert!(matches!(other, Err(ReadError::Missing)));
 }

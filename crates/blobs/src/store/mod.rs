@@ -15,6 +15,7 @@
 //! every path, so a worker of an old attempt can only write where nobody looks.
 
 mod key;
+mod pieces;
 mod reader;
 mod scan;
 mod scrub;
@@ -34,6 +35,7 @@ use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock, statvfs};
 
 pub use key::{ShardKey, ShardMeta};
+pub use pieces::ShardPieces;
 pub use reader::{ReadError, ShardReader};
 pub use seal::SealNote;
 pub use writer::{ShardWriter, WriteError};

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use outlast_types::Digest;
 use rustix::fs::{Advice, fadvise};
 
+use super::pieces::ShardPieces;
 use super::with_suffix;
 use crate::extent::{EXTENT_BYTES, ExtentHasher, extent_count, hash_of};
 use crate::files;
@@ -45,12 +46,23 @@ impl ReadError {
     }
 }
 
+impl From<ReadError> for io::Error {
+    fn from(error: ReadError) -> Self {
+        let kind = match &error {
+            ReadError::Corrupt { .. } => io::ErrorKind::InvalidData,
+            ReadError::Missing => io::ErrorKind::NotFound,
+            ReadError::Transient { source } => source.kind(),
+        };
+        Self::new(kind, error)
+    }
+}
+
 /// A shard as `io::Read`, or extent by extent. As `io::Read`, a `ReadError` is the inner error of the `io::Error`. It has
 /// two extents in memory: the one that is handed out, and the one that is read ahead.
 pub struct ShardReader {
-    file: File,
+    pub(super) file: File,
     outboard: Outboard,
-    pool: Arc<HashPool>,
+    pub(super) pool: Arc<HashPool>,
     next: u64,
     /// The extent `next`, if it was read ahead.
     ahead: Option<Result<Pending, ReadError>>,
@@ -90,6 +102,11 @@ impl ShardReader {
         self.outboard.encode()
     }
 
+    /// The whole shard, for somebody who verifies it himself: with less memory, and damage is told later.
+    pub fn into_pieces(self) -> ShardPieces {
+        ShardPieces::new(self)
+    }
+
     /// Goes to the beginning of an extent.
     pub fn seek_extent(&mut self, index: u64) {
         if index != self.next {
@@ -127,7 +144,7 @@ impl ShardReader {
         Ok(Some(&self.extent))
     }
 
-    fn wanted(&self, index: u64) -> Option<[u8; 32]> {
+    pub(super) fn wanted(&self, index: u64) -> Option<[u8; 32]> {
         usize::try_from(index).ok().and_then(|index| self.outboard.extents.get(index)).copied()
     }
 
@@ -158,18 +175,8 @@ impl ShardReader {
 
 impl Read for ShardReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.given == self.extent.len() && !buffer.is_empty() {
-            let next = self.next_extent().map_err(|err| {
-                let kind = match &err {
-                    ReadError::Corrupt { .. } => io::ErrorKind::InvalidData,
-                    ReadError::Missing => io::ErrorKind::NotFound,
-                    ReadError::Transient { source } => source.kind(),
-                };
-                io::Error::new(kind, err)
-            })?;
-            if next.is_none() {
-                return Ok(0);
-            }
+        if self.given == self.extent.len() && !buffer.is_empty() && self.next_extent()?.is_none() {
+            return Ok(0);
         }
         let count = buffer.len().min(self.extent.len() - self.given);
         buffer[..count].copy_from_slice(&self.extent[self.given..self.given + count]);
