@@ -175,6 +175,7 @@ async fn prepare(
         resources: resources::detect(&config.resources).await.map_err(machine("memory"))?,
         address: config.advertise.clone().unwrap_or_else(|| bound.to_string()),
         data_address,
+        data_connections: config.data_connections,
         node,
         keeper_exe,
         cgroups,

@@ -8,6 +8,8 @@ use outlast_blobs::objects::StoreOptions;
 use outlast_types::{ByteSize, NodeId};
 use serde::{Deserialize, Serialize};
 
+use crate::peer::CONNECTIONS_MAX;
+
 /// The agent's port for peers and metrics.
 pub const DEFAULT_PORT: u16 = 7401;
 
@@ -28,6 +30,8 @@ pub struct AgentConfig {
     pub data_listen: Option<SocketAddr>,
     /// `host:port` that other nodes fetch bytes at. Default: `data_listen`, else as `advertise`.
     pub data_address: Option<String>,
+    /// Connections of one transfer of many bytes between nodes.
+    pub data_connections: u32,
     /// For placement and failure domains (`zone`, `rack`).
     pub labels: BTreeMap<String, String>,
     pub resources: ResourceOverrides,
@@ -64,6 +68,7 @@ impl Default for AgentConfig {
             advertise: None,
             data_listen: None,
             data_address: None,
+            data_connections: 4,
             labels: BTreeMap::new(),
             resources: ResourceOverrides::default(),
             store: None,
@@ -76,6 +81,8 @@ impl Default for AgentConfig {
 
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum ConfigError {
+    #[error("a transfer has 1 to {CONNECTIONS_MAX} connections, not {0}")]
+    Connections(u32),
     #[error("no coordinator is named: give at least one host:port")]
     NoCoordinator,
     #[error(
@@ -122,6 +129,9 @@ impl AgentConfig {
             && self.data_address.is_none()
         {
             return Err(ConfigError::NoDataAddress(listen));
+        }
+        if !(1..=CONNECTIONS_MAX).contains(&self.data_connections) {
+            return Err(ConfigError::Connections(self.data_connections));
         }
         match self.resources.cpus {
             Some(cpus) if !(cpus > 0.0 && cpus <= 1_048_576.0) => Err(ConfigError::Cpus(cpus)),

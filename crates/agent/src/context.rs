@@ -33,6 +33,8 @@ pub(crate) struct Context {
     pub(crate) address: String,
     /// The same on the data network, where there is one.
     pub(crate) data_address: Option<String>,
+    /// Connections of one transfer of many bytes.
+    pub(crate) data_connections: u32,
     /// What its test found.
     pub(crate) network: Mutex<NetworkTest>,
     pub(crate) keeper_exe: PathBuf,
@@ -66,6 +68,7 @@ pub(crate) struct Parts {
     pub(crate) resources: NodeResources,
     pub(crate) address: String,
     pub(crate) data_address: Option<String>,
+    pub(crate) data_connections: u32,
     pub(crate) keeper_exe: PathBuf,
     pub(crate) cgroups: Cgroups,
     pub(crate) folder: Folder,
@@ -85,6 +88,7 @@ impl Context {
             resources,
             address,
             data_address,
+            data_connections,
             keeper_exe,
             cgroups,
             folder,
@@ -100,6 +104,7 @@ impl Context {
             resources,
             address,
             data_address,
+            data_connections,
             network: Mutex::default(),
             keeper_exe,
             cgroups,

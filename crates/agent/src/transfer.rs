@@ -3,16 +3,18 @@
 use std::io::{self, Read};
 
 use bytes::{Buf, Bytes};
-use outlast_blobs::{BundleStore, ShardKey, ShardMeta, ShardStore, WriteError};
+use outlast_blobs::{BundleStore, ReadError, ShardKey, ShardMeta, ShardReader, ShardStore, WriteError};
 use outlast_failpoint::{Failpoint, hit};
 use outlast_types::Digest;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-/// At most this in one message.
-pub(crate) const CHUNK_BYTES: usize = 1 << 20;
-/// Chunks between disk and network: enough to keep both busy, 8 MiB a transfer at most.
-const CHUNKS_MAX: usize = 8;
+/// Sent in one message.
+pub(crate) const CHUNK_BYTES: usize = 256 << 10;
+/// Taken in one message: chunks of others may be larger.
+pub(crate) const MESSAGE_BYTES_MAX: usize = (1 << 20) + (64 << 10);
+/// Chunks between disk and network: enough to keep both busy, 4 MiB a transfer.
+const CHUNKS_MAX: usize = 16;
 
 /// Why received bytes were not kept.
 #[derive(Debug, thiserror::Error)]
@@ -115,24 +117,47 @@ impl Read for ChunkReader {
 
 /// Reads in chunks on a blocking thread. An error is the last item.
 pub(crate) fn read_chunks<R: Read + Send + 'static>(mut source: R) -> mpsc::Receiver<io::Result<Bytes>> {
-    let (sender, queue) = mpsc::channel(CHUNKS_MAX);
+    let chunks = std::iter::from_fn(move || {
+        let mut chunk = Vec::new();
+        let read = (&mut source).take(CHUNK_BYTES as u64).read_to_end(&mut chunk);
+        read.map(|count| (count > 0).then(|| Bytes::from(chunk))).transpose()
+    });
+    deal(chunks, 1).remove(0)
+}
+
+/// A shard's bytes for so many receivers, which get one chunk each in turn. They verify what they get.
+pub(crate) fn deal_chunks(shard: ShardReader, receivers: u32) -> Vec<mpsc::Receiver<io::Result<Bytes>>> {
+    deal(shard.into_pieces().flat_map(chunks_of), receivers as usize)
+}
+
+fn chunks_of(piece: Result<Vec<u8>, ReadError>) -> Vec<io::Result<Bytes>> {
+    let mut piece = match piece {
+        Ok(piece) => Bytes::from(piece),
+        Err(err) => return vec![Err(err.into())],
+    };
+    let mut chunks = Vec::new();
+    while !piece.is_empty() {
+        chunks.push(Ok(piece.split_to(piece.len().min(CHUNK_BYTES))));
+    }
+    chunks
+}
+
+fn deal(
+    mut chunks: impl Iterator<Item = io::Result<Bytes>> + Send + 'static,
+    receivers: usize,
+) -> Vec<mpsc::Receiver<io::Result<Bytes>>> {
+    let queues = (0..receivers).map(|_| mpsc::channel((CHUNKS_MAX / receivers).max(1)));
+    let (senders, receivers): (Vec<_>, Vec<_>) = queues.unzip();
     tokio::task::spawn_blocking(move || {
-        loop {
-            let chunk = read_chunk(&mut source);
-            let is_end = matches!(&chunk, Ok(bytes) if bytes.is_empty());
+        for sender in senders.iter().cycle() {
+            let Some(chunk) = chunks.next() else { return };
             let is_last = chunk.is_err();
-            if is_end || sender.blocking_send(chunk).is_err() || is_last {
+            if sender.blocking_send(chunk).is_err() || is_last {
                 return;
             }
         }
     });
-    queue
-}
-
-fn read_chunk(source: &mut impl Read) -> io::Result<Bytes> {
-    let mut chunk = Vec::new();
-    source.take(CHUNK_BYTES as u64).read_to_end(&mut chunk)?;
-    Ok(Bytes::from(chunk))
+    receivers
 }
 
 /// An error with all its causes, for records that people read where no log is at hand.

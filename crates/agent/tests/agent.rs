@@ -2,6 +2,7 @@
 
 mod fake;
 mod staging;
+mod transfers;
 
 use std::path::{Path, PathBuf};
 

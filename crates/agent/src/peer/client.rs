@@ -16,21 +16,20 @@ use outlast_proto::status::Failure;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
-use tonic::{Code, Status};
+use tonic::{Code, Response, Status};
 
 use crate::assigned::{BundleRef, Peer, RestoreFrom};
 use crate::context::Context;
-use crate::coordinators::{answer, timed};
+use crate::coordinators::{answer, random, timed};
+use crate::peer::connections::{Lane, connections_for, in_turn};
 use crate::peer::drop_late;
 use crate::transfer::{
-    CHUNK_BYTES, Incoming, ReceiveError, chain, read_chunks, receive_bundle, receive_shard,
+    Incoming, MESSAGE_BYTES_MAX, ReceiveError, chain, deal_chunks, receive_bundle, receive_shard,
 };
 
 /// The slowest network that a copy is waited for on; slower is as good as gone.
 const BYTES_PER_S_MIN: u64 = 4 << 20;
 const DEADLINE_MIN: Duration = Duration::from_secs(10);
-/// A message is one chunk and a little more.
-const MESSAGE_BYTES_MAX: usize = CHUNK_BYTES + (64 << 10);
 
 /// What an agent says that was started without one.
 pub(crate) const NO_STORE: &str = "this agent has no object store: start it with --store URL";
@@ -91,19 +90,35 @@ pub(crate) async fn put_shard(
     let opened = crate::context::blocking(move || store.open_shard(&key, root)).await;
     let reader =
         opened.map_err(|err| Failure::Fatal { reason: format!("the own copy cannot be read: {err}") })?;
-    let first = pb::PutShardRequest {
-        key: Some(shard_key((meta.key, meta.root, meta.size_bytes))),
-        data: Bytes::new(),
-        cluster_id: context.cluster_text(),
-    };
-    // A read error cuts the stream short, and the receiver refuses what it has.
-    let chunks =
-        ReceiverStream::new(read_chunks(reader)).filter_map(|chunk| futures::future::ready(chunk.ok()));
-    let requests = futures::stream::once(futures::future::ready(first))
-        .chain(chunks.map(|data| pb::PutShardRequest { key: None, data, cluster_id: String::new() }));
     let within = deadline(meta.size_bytes);
-    let mut client = connect(peer)?;
-    let put = answer(timeout(within, client.put_shard(timed(requests, within))).await)?;
+    let count = connections_for(meta.size_bytes, context.data_connections);
+    let mut chunks = deal_chunks(reader, count).into_iter();
+    let mut calls = Vec::new();
+    for lane in Lane::of_transfer(random(), count) {
+        let first = pb::PutShardRequest {
+            key: Some(shard_key((meta.key, meta.root, meta.size_bytes))),
+            data: Bytes::new(),
+            cluster_id: context.cluster_text(),
+            lane: (count > 1).then(|| lane.into()),
+        };
+        let chunks = ReceiverStream::new(chunks.next().expect("one for each"));
+        // A read error cuts the stream short, and the receiver refuses what it has.
+        let data = chunks.filter_map(|chunk| futures::future::ready(chunk.ok()));
+        let messages = data.map(|data| pb::PutShardRequest { data, ..Default::default() });
+        let requests = futures::stream::once(futures::future::ready(first)).chain(messages);
+        let mut client = connect(peer)?;
+        calls.push(async move { client.put_shard(timed(requests, within)).await });
+    }
+    // The first one's answer counts; the others only run beside it.
+    let transfer = calls.remove(0);
+    let others = async {
+        futures::future::join_all(calls).await;
+        std::future::pending().await
+    };
+    let put = tokio::select! {
+        put = timeout(within, transfer) => answer(put),
+        never = others => never,
+    }?;
     let pb::PutShardResponse { node, boot_id, disk_id } = put;
     let field = |err: outlast_proto::FieldError| Failure::Fatal {
         reason: format!("the peer's answer is damaged: {err}"),
@@ -123,17 +138,28 @@ pub(crate) async fn get_shard(
     key: ShardKey,
     from: &RestoreFrom,
 ) -> Result<(), Unusable> {
-    let wanted = shard_key((key, from.root, from.size_bytes));
-    let request =
-        pb::GetShardRequest { cluster_id: context.cluster_text(), key: Some(wanted), look_only: false };
-    let mut client = connect(peer).map_err(|err| Unusable::Transient(err.to_string()))?;
     let within = deadline(from.size_bytes);
+    let count = connections_for(from.size_bytes, context.data_connections);
+    let mut calls = Vec::new();
+    for lane in Lane::of_transfer(random(), count) {
+        let request = pb::GetShardRequest {
+            cluster_id: context.cluster_text(),
+            key: Some(shard_key((key, from.root, from.size_bytes))),
+            look_only: false,
+            lane: (count > 1).then(|| lane.into()),
+        };
+        let mut client = connect(peer).map_err(|err| Unusable::Transient(err.to_string()))?;
+        calls.push(async move { client.get_shard(timed(request, within)).await.map(Response::into_inner) });
+    }
+    let first = calls.remove(0);
     let late = Arc::clone(context);
     let incoming =
         receive_shard(&context.shards, key, from.root, from.size_bytes, move |meta| drop_late(&late, meta));
     let fetch = async {
-        let stream = client.get_shard(timed(request, within)).await?.into_inner();
-        pour(stream, &incoming).await
+        // It says whether there is anything to come.
+        let mut streams = vec![first.await?];
+        streams.extend(futures::future::try_join_all(calls).await?);
+        pour(in_turn(streams), &incoming).await
     };
     match timeout(within, fetch).await {
         Err(_) => return Err(Unusable::Transient("no answer in time".to_owned())),
@@ -193,7 +219,7 @@ pub(crate) async fn get_bundle(
     let incoming = receive_bundle(&context.bundles, bundle.digest, bundle.size_bytes);
     let fetch = async {
         let stream = client.get_bundle(timed(request, within)).await?.into_inner();
-        pour(stream, &incoming).await.map(|()| tonic::Response::new(()))
+        pour(stream, &incoming).await.map(|()| Response::new(()))
     };
     answer(timeout(within, fetch).await)?;
     let refused = |err: ReceiveError| Failure::Fatal { reason: err.to_string() };

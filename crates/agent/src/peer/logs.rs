@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(short.iter().map(Vec::len).collect::<Vec<_>>(), [512, 512, 512, 464]);
         let long = in_messages((0..100).map(|seq| record(seq, 60_000)).collect());
         let size = |message: &Vec<pb::LogRecord>| message.iter().map(|line| line.text.len()).sum::<usize>();
-        assert!(long.iter().all(|message| size(message) < crate::transfer::CHUNK_BYTES));
+        assert!(long.iter().all(|message| size(message) < crate::transfer::MESSAGE_BYTES_MAX));
         let seqs: Vec<_> = long.into_iter().flatten().map(|record| record.seq).collect();
         assert_eq!(seqs, (0..100).collect::<Vec<_>>());
     }

@@ -2,6 +2,7 @@
 //! others.
 
 pub(crate) mod client;
+mod connections;
 mod http;
 mod logs;
 mod probe;
@@ -10,6 +11,7 @@ mod server;
 mod service;
 mod shards;
 
+pub(crate) use connections::CONNECTIONS_MAX;
 pub(crate) use probe::{NetworkTest, test_network};
 pub(crate) use server::serve;
 pub(crate) use shards::drop_late;

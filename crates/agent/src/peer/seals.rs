@@ -14,12 +14,12 @@ use tonic::Status;
 
 use crate::context::{Context, blocking};
 use crate::sealed::Sealed;
-use crate::transfer::{CHUNK_BYTES, chain};
+use crate::transfer::{MESSAGE_BYTES_MAX, chain};
 
 /// Checkpoints of one page: each has a small file to be read.
 const CHECKPOINTS_MAX: usize = 256;
 /// Of one page, where the seals are large; a message has some room beyond a chunk.
-const COMMITS_BYTES_MAX: usize = CHUNK_BYTES / 2;
+const COMMITS_BYTES_MAX: usize = MESSAGE_BYTES_MAX / 2;
 /// Bundles that are named; an agent keeps some dozens.
 const BUNDLES_MAX: usize = 4_096;
 

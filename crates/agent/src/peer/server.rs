@@ -1,19 +1,27 @@
 //! The agent's port: gRPC for peers and coordinators, HTTP for health and metrics.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use outlast_host::net;
 use outlast_proto::peer::v1::peer_service_server::PeerServiceServer;
 use tokio::net::TcpListener;
 use tonic::service::Routes;
+use tonic::transport::Server;
 
 use super::http;
 use super::service::PeerServiceHandler;
 use crate::context::Context;
-use crate::transfer::CHUNK_BYTES;
+use crate::transfer::MESSAGE_BYTES_MAX;
 
-const MESSAGE_BYTES_MAX: usize = CHUNK_BYTES + (64 << 10);
 /// The largest answer is a page of seals: one of them may have thousands of ranks.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
+/// A peer that vanished in the middle of a transfer is noticed within this and [`KEEP_ALIVE_TIMEOUT`] together, and its
+/// place given to another one.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections that are still open after the shutdown are cut.
+const DRAIN: Duration = Duration::from_millis(1_500);
 
 /// Serves until the shutdown.
 pub(crate) fn serve(context: &Arc<Context>, listeners: Vec<TcpListener>) {
@@ -22,15 +30,32 @@ pub(crate) fn serve(context: &Arc<Context>, listeners: Vec<TcpListener>) {
         .max_encoding_message_size(ANSWER_BYTES_MAX);
     let (reporter, health) = tonic_health::server::health_reporter();
     let grpc = Routes::new(service).add_service(health).into_axum_router();
-    let router = http::router(Arc::clone(context)).merge(grpc);
+    let routes = Routes::from(http::router(Arc::clone(context)).merge(grpc)).prepare();
     context.tasks.spawn(async move { reporter.set_serving::<PeerServiceServer<PeerServiceHandler>>().await });
     for listener in listeners {
-        let (router, shutdown) = (router.clone(), context.shutdown.clone());
+        let shutdown = context.shutdown.clone();
+        // Without delay: what makes room for more bytes is small, and would wait for an acknowledgement each time.
+        let server = Server::builder()
+            .accept_http1(true)
+            .http2_keepalive_interval(Some(KEEP_ALIVE))
+            .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+            .serve_with_incoming_shutdown(
+                routes.clone(),
+                net::incoming(listener),
+                shutdown.clone().cancelled_owned(),
+            );
         context.tasks.spawn(async move {
-            // Graceful, so that no connection outlives the agent; followed logs end with the same token.
-            let server = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned());
-            if let Err(err) = server.await {
-                tracing::error!(error = %err, "the agent's port is not served any more");
+            let cut = async {
+                shutdown.cancelled().await;
+                tokio::time::sleep(DRAIN).await;
+            };
+            tokio::select! {
+                served = server => {
+                    if let Err(err) = served {
+                        tracing::error!(error = %err, "the agent's port is not served any more");
+                    }
+                }
+                () = cut => tracing::debug!("open connections are cut"),
             }
         });
     }

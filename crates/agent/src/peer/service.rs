@@ -12,12 +12,14 @@ use outlast_types::Digest;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::connections::{Lane, Meetings};
 use super::{logs, probe, seals, shards};
 use crate::context::{Context, blocking};
 use crate::transfer::{ReceiveError, chain, receive_bundle};
 use crate::worker::prune_bundles;
 
-/// Transfers at a time: each holds up to 8 MiB and one blocking thread.
+/// Transfers at a time. Each holds one blocking thread and about 13 MiB: 4 MiB between network and disk, 4 MiB that are
+/// hashed, and what the connections have in their buffers.
 const TRANSFERS_MAX: usize = 16;
 /// Followed logs at a time: each costs a look at the disk every 100 ms.
 const LOG_READERS_MAX: usize = 64;
@@ -29,12 +31,15 @@ pub(crate) struct PeerServiceHandler {
     context: Arc<Context>,
     transfers: Arc<Semaphore>,
     log_readers: Arc<Semaphore>,
+    lent: Arc<Meetings<shards::Lent>>,
+    dealt: Arc<Meetings<Chunks>>,
 }
 
 impl PeerServiceHandler {
     pub(super) fn new(context: Arc<Context>) -> Self {
         let transfers = Arc::new(Semaphore::new(TRANSFERS_MAX));
-        Self { context, transfers, log_readers: Arc::new(Semaphore::new(LOG_READERS_MAX)) }
+        let log_readers = Arc::new(Semaphore::new(LOG_READERS_MAX));
+        Self { context, transfers, log_readers, lent: Meetings::new(), dealt: Meetings::new() }
     }
 
     fn check_cluster(&self, theirs: &str) -> Result<(), Failure> {
@@ -83,24 +88,32 @@ impl PeerService for PeerServiceHandler {
         let mut stream = request.into_inner();
         let head = first(&mut stream).await?;
         self.check_cluster(&head.cluster_id)?;
+        let lane = Lane::try_from(head.lane)?;
+        if lane.index > 0 {
+            return shards::lend(&self.lent, lane, stream).await.map(Response::new);
+        }
         let _permit = permit(&self.transfers)?;
-        shards::put(&self.context, head, stream).await.map(Response::new)
+        shards::put(&self.context, &self.lent, (lane, head), stream).await.map(Response::new)
     }
 
     type GetShardStream = Chunks;
 
     async fn get_shard(&self, request: Request<pb::GetShardRequest>) -> Result<Response<Chunks>, Status> {
-        let pb::GetShardRequest { cluster_id, key, look_only: _ } = request.into_inner();
+        let pb::GetShardRequest { cluster_id, key, look_only: _, lane } = request.into_inner();
         self.check_cluster(&cluster_id)?;
+        let lane = Lane::try_from(lane)?;
+        if lane.index > 0 {
+            return Ok(Response::new(self.dealt.take(lane).await?));
+        }
         let permit = permit(&self.transfers)?;
-        shards::get(&self.context, key, permit).await.map(Response::new)
+        shards::get(&self.context, &self.dealt, (lane, key), permit).await.map(Response::new)
     }
 
     async fn verify_shard(
         &self,
         request: Request<pb::GetShardRequest>,
     ) -> Result<Response<pb::VerifyShardResponse>, Status> {
-        let pb::GetShardRequest { cluster_id, key, look_only } = request.into_inner();
+        let pb::GetShardRequest { cluster_id, key, look_only, lane: _ } = request.into_inner();
         self.check_cluster(&cluster_id)?;
         let _permit = permit(&self.transfers)?;
         shards::verify(&self.context, key, look_only).await.map(Response::new)

@@ -11,15 +11,16 @@ use outlast_proto::convert::parse;
 use outlast_proto::peer::v1 as pb;
 use outlast_proto::status::Failure;
 use outlast_types::{AttemptId, Digest};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
+use super::connections::{Lane, Meetings, in_turn};
 use super::service::Chunks;
 use crate::checkpoints::Fate;
 use crate::context::{Context, blocking};
 use crate::event::Event;
-use crate::transfer::{chain, read_chunks, receive_shard};
+use crate::transfer::{chain, deal_chunks, read_chunks, receive_shard};
 use crate::upkeep::{UpkeepEvent, damage};
 
 /// 1 TiB: no rank's part is larger, and a lie about the size must not reserve the whole disk.
@@ -48,8 +49,9 @@ impl TryFrom<Option<pb::ShardKey>> for Wanted {
 /// nobody could seal them (fencing, layer b).
 pub(super) async fn put(
     context: &Arc<Context>,
-    head: pb::PutShardRequest,
-    mut stream: Streaming<pb::PutShardRequest>,
+    lent: &Arc<Meetings<Lent>>,
+    (lane, head): (Lane, pb::PutShardRequest),
+    stream: Streaming<pb::PutShardRequest>,
 ) -> Result<pb::PutShardResponse, Status> {
     let Wanted { key, root, size_bytes } = head.key.try_into()?;
     if size_bytes > SHARD_BYTES_MAX {
@@ -65,12 +67,19 @@ pub(super) async fn put(
         }
         .into());
     }
+    let (mut streams, mut in_use) = (vec![stream], Vec::new());
+    for other in lane.others() {
+        let Lent { stream, until } = lent.take(other).await?;
+        streams.push(stream);
+        in_use.push(until);
+    }
     let late = Arc::clone(context);
     let incoming = receive_shard(&context.shards, key, root, size_bytes, move |meta| drop_late(&late, meta));
     let mut takes_more = incoming.push(head.data).await;
+    let mut messages = in_turn(streams);
     while takes_more {
-        let Some(message) = stream.message().await? else { break };
-        takes_more = incoming.push(message.data).await;
+        let Some(message) = messages.next().await else { break };
+        takes_more = incoming.push(message?.data).await;
     }
     let meta = incoming.finish().await.map_err(Failure::from)?;
     context.metrics.peer_bytes_received.inc_by(meta.size_bytes);
@@ -80,6 +89,24 @@ pub(super) async fn put(
         boot_id: holder.boot.to_string(),
         disk_id: holder.disk.to_string(),
     })
+}
+
+/// The stream of a connection that is not the first of its transfer.
+pub(super) struct Lent {
+    stream: Streaming<pb::PutShardRequest>,
+    /// Dropped when it is not needed any more.
+    until: oneshot::Sender<()>,
+}
+
+/// Lends the stream to its transfer, until that is over.
+pub(super) async fn lend(
+    lent: &Arc<Meetings<Lent>>,
+    lane: Lane,
+    stream: Streaming<pb::PutShardRequest>,
+) -> Result<pb::PutShardResponse, Status> {
+    let (until, is_over) = oneshot::channel();
+    lent.leave(lane, Lent { stream, until })?.until(is_over).await?;
+    Ok(pb::PutShardResponse::default())
 }
 
 /// Bytes that arrived after the log had told this node that their checkpoint is over: nobody will say it again, so they go
@@ -96,7 +123,8 @@ pub(crate) fn drop_late(context: &Context, meta: &ShardMeta) -> Option<String> {
 
 pub(super) async fn get(
     context: &Arc<Context>,
-    key: Option<pb::ShardKey>,
+    dealt: &Arc<Meetings<Chunks>>,
+    (lane, key): (Lane, Option<pb::ShardKey>),
     permit: OwnedSemaphorePermit,
 ) -> Result<Chunks, Status> {
     let Wanted { key, root, .. } = key.try_into()?;
@@ -108,18 +136,24 @@ pub(super) async fn get(
             return Err(status(&err));
         }
     };
-    let (context, told) = (Arc::clone(context), (key, root));
-    let chunks = read_chunks(reader);
-    let watched = ReceiverStream::new(chunks).then(move |chunk| {
-        let (context, (key, root)) = (Arc::clone(&context), told);
-        async move {
-            if let Some(read) = chunk.as_ref().err().and_then(read_error) {
-                tell_damage(&context, key, root, read).await;
+    let watched = |chunks| {
+        let context = Arc::clone(context);
+        ReceiverStream::new(chunks).then(move |chunk: io::Result<bytes::Bytes>| {
+            let context = Arc::clone(&context);
+            async move {
+                if let Some(read) = chunk.as_ref().err().and_then(read_error) {
+                    tell_damage(&context, key, root, read).await;
+                }
+                chunk
             }
-            chunk
-        }
-    });
-    Ok(served(watched, permit))
+        })
+    };
+    let mut dealt_chunks = deal_chunks(reader, lane.count).into_iter().map(watched);
+    let own = dealt_chunks.next().expect("there is one connection at least");
+    let others = lane.others().zip(dealt_chunks);
+    let held = others.map(|(lane, chunks)| dealt.leave(lane, served(chunks, ())));
+    let held = held.collect::<Result<Vec<_>, _>>()?;
+    Ok(served(own, (permit, held)))
 }
 
 pub(super) async fn verify(
@@ -155,17 +189,17 @@ async fn tell_damage(context: &Arc<Context>, key: ShardKey, root: Digest, error:
     }
 }
 
-/// The permit lives as long as the stream.
+/// What is held lives as long as the stream.
 pub(super) fn chunks<R: Read + Send + 'static>(reader: R, permit: OwnedSemaphorePermit) -> Chunks {
     served(ReceiverStream::new(read_chunks(reader)), permit)
 }
 
 fn served(
     chunks: impl futures::Stream<Item = io::Result<bytes::Bytes>> + Send + 'static,
-    permit: OwnedSemaphorePermit,
+    held: impl Send + 'static,
 ) -> Chunks {
     Box::pin(chunks.map(move |chunk| {
-        let _held = &permit;
+        let _held = &held;
         chunk.map(|data| pb::Chunk { data }).map_err(|err| io_status(&err))
     }))
 }

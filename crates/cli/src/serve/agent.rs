@@ -23,6 +23,7 @@ pub(super) const KEYS: &[Key] = &[
     Key { path: "advertise", variable: "OUTLAST_ADVERTISE", kind: Kind::Text },
     Key { path: "data_listen", variable: "OUTLAST_DATA_LISTEN", kind: Kind::Text },
     Key { path: "data_address", variable: "OUTLAST_DATA_ADDRESS", kind: Kind::Text },
+    Key { path: "data_connections", variable: "OUTLAST_DATA_CONNECTIONS", kind: Kind::Number },
     Key { path: "labels", variable: "OUTLAST_LABELS", kind: Kind::Pairs },
     Key { path: "resources.cpus", variable: "OUTLAST_CPUS", kind: Kind::Number },
     Key { path: "resources.memory", variable: "OUTLAST_MEMORY", kind: Kind::Size },
@@ -65,6 +66,9 @@ pub(crate) struct AgentArgs {
     /// that of --data-listen, else of --advertise]
     #[arg(long, value_name = "HOST:PORT")]
     data_address: Option<String>,
+    /// Connections of one transfer of many bytes between nodes, 1 to 16 [default: 4]
+    #[arg(long, value_name = "N")]
+    data_connections: Option<u32>,
     /// A label, for placement and failure domains (zone, rack); may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     label: Vec<(String, String)>,
@@ -133,6 +137,7 @@ impl AgentArgs {
             .flag("advertise", "advertise", self.advertise.clone().map(Into::into))
             .flag("data_listen", "data-listen", self.data_listen.map(|listen| listen.to_string().into()))
             .flag("data_address", "data-address", self.data_address.clone().map(Into::into))
+            .flag("data_connections", "data-connections", self.data_connections.map(Into::into))
             .flag("labels", "label", (!labels.is_empty()).then(|| json!(labels)))
             .flag("resources.cpus", "cpus", self.cpus.map(Into::into))
             .flag("resources.memory", "memory", self.memory.map(|memory| memory.0.into()))

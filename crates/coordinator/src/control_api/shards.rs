@@ -119,7 +119,8 @@ impl Relay {
 
     async fn pass_on(&mut self, node: &str, address: &str) -> Result<(), Trouble> {
         let cluster_id = self.member.cluster_id.to_string();
-        let request = GetShardRequest { cluster_id, key: Some(self.key.clone()), look_only: false };
+        let request =
+            GetShardRequest { cluster_id, key: Some(self.key.clone()), look_only: false, lane: None };
         let agent = self.member.peers.agent(address);
         let mut agent = agent.map_err(|failure| Trouble::Away(failure.to_string()))?;
         let opened = timeout(OPEN_DEADLINE, agent.get_shard(request)).await;

@@ -87,7 +87,7 @@ async fn verify_copy(member: &Member, copy: Copy, deep: bool) -> pb::VerifyResul
 async fn ask_holder(member: &Member, address: &str, key: ShardKey, deep: bool) -> (String, String) {
     let within = VERIFY_GRACE + Duration::from_secs(key.size_bytes / VERIFY_RATE_MIN);
     let cluster_id = member.cluster_id.to_string();
-    let request = GetShardRequest { cluster_id, key: Some(key), look_only: !deep };
+    let request = GetShardRequest { cluster_id, key: Some(key), look_only: !deep, lane: None };
     let answer = match member.peers.agent(address) {
         Ok(mut agent) => call(within, agent.verify_shard(request)).await,
         Err(failure) => Err(failure),

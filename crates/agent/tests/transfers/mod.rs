@@ -1,0 +1,170 @@
+//! Shards between two agents, over several connections. Between them is a proxy, which counts the connections and breaks
+//! some.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+
+const CONNECTIONS: u32 = 3;
+/// Enough that each connection is worth it.
+const BYTES: usize = 40 << 20;
+
+#[derive(Clone, Copy, PartialEq)]
+enum Break {
+    /// Both sides are told.
+    Cut,
+    /// Nobody hears of the other side again.
+    Freeze,
+}
+
+#[derive(Default)]
+struct Seen {
+    connections: AtomicU64,
+    /// So many of the next ones break in the middle.
+    to_break: Mutex<Vec<Break>>,
+    broken: AtomicU64,
+}
+
+/// Leads to the agent.
+async fn proxy(to: SocketAddr) -> (SocketAddr, Arc<Seen>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("listens");
+    let (address, seen) = (listener.local_addr().expect("bound"), Arc::new(Seen::default()));
+    let of = Arc::clone(&seen);
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let (breaks, seen) = (of.to_break.lock().expect("sound").pop(), Arc::clone(&of));
+            of.connections.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(async move {
+                let Ok(mut server) = TcpStream::connect(to).await else { return };
+                let Some(how) = breaks else {
+                    let _ = copy_bidirectional(&mut client, &mut server).await;
+                    return;
+                };
+                pass_some(&mut client, &mut server).await;
+                seen.broken.fetch_add(1, Ordering::SeqCst);
+                if how == Break::Freeze {
+                    std::future::pending().await
+                }
+            });
+        }
+    });
+    (address, seen)
+}
+
+/// A part of what the client sends.
+async fn pass_some(client: &mut TcpStream, server: &mut TcpStream) {
+    let (from, mut answers_to) = client.split();
+    let (mut answers, mut to) = server.split();
+    let mut some = from.take(BYTES as u64 / u64::from(CONNECTIONS) / 2);
+    tokio::select! {
+        _ = tokio::io::copy(&mut some, &mut to) => {}
+        _ = tokio::io::copy(&mut answers, &mut answers_to) => {}
+    }
+}
+
+struct Pair {
+    fake: Fake,
+    tmp: tempfile::TempDir,
+    agents: [RunningAgent; 2],
+    peers: [pb::Peer; 2],
+    /// What went to each.
+    seen: [Arc<Seen>; 2],
+}
+
+impl Pair {
+    /// A worker of the first node has saved; its copy to the second one breaks.
+    async fn saved(breaks: Vec<Break>) -> Self {
+        let (fake, tmp) = (Fake::start().await, tempfile::tempdir().expect("a folder"));
+        let start = async |name: &str| {
+            let config = config(name, &tmp.path().join(name), &[&fake], keeper_exe());
+            Agent::start(AgentConfig { data_connections: CONNECTIONS, ..config }).await.expect("starts")
+        };
+        let agents = [start("n1").await, start("n2").await];
+        let (address1, seen1) = proxy(agents[0].address).await;
+        let (address2, seen2) = proxy(agents[1].address).await;
+        let peer =
+            |node: &str, address: SocketAddr| pb::Peer { node: node.into(), address: address.to_string() };
+        let peers = [peer("n1", address1), peer("n2", address2)];
+        let worker = shell(A1, LONG);
+        let worker = pb::DesiredWorker { replicas: 2, replica_peers: vec![peers[1].clone()], ..worker };
+        fake.desire("n1", 10, vec![worker]);
+        eventually("started", || has(&fake, "n1", started(A1))).await;
+        let weights = tmp.path().join("weights");
+        std::fs::create_dir(&weights).expect("makes");
+        let bytes: Vec<u8> = (0..BYTES as u64).map(|n| (n.wrapping_mul(2_654_435_761) >> 9) as u8).collect();
+        std::fs::write(weights.join("w"), &bytes).expect("writes");
+        *seen2.to_break.lock().expect("sound") = breaks;
+        let mut client = socket(&tmp.path().join("n1"), A1).await;
+        let directory = weights.to_string_lossy().into_owned();
+        let request = worker_pb::SaveCheckpointRequest { step: 7, directory, in_turn: false };
+        client.save_checkpoint(request).await.expect("saves");
+        Self { fake, tmp, agents, peers, seen: [seen1, seen2] }
+    }
+
+    async fn copied(&self) -> pb::Receipt {
+        let receipt = || self.fake.node("n1").receipts.first().filter(|one| one.holders.len() == 2).cloned();
+        eventually("two holders", || receipt().is_some()).await;
+        receipt().expect("just seen")
+    }
+
+    fn half_written(&self) -> usize {
+        walk(&self.tmp.path().join("n2/shards/tmp")).len()
+    }
+
+    async fn end(self) {
+        for agent in self.agents {
+            agent.shutdown(StopWorkers::Yes).await;
+        }
+    }
+}
+
+fn count(of: &AtomicU64) -> u64 {
+    of.load(Ordering::SeqCst)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_bytes_go_over_several_connections_and_a_cut_one_harms_nothing() {
+    let pair = Pair::saved(vec![Break::Cut]).await;
+    let receipt = pair.copied().await;
+    let [to_1, to_2] = &pair.seen;
+    assert_eq!(count(&to_2.broken), 1, "the first try was cut in the middle");
+    assert_eq!(count(&to_2.connections), 2 * u64::from(CONNECTIONS), "two tries");
+    eventually("nothing is left of the first try", || pair.half_written() == 0).await;
+
+    // The own copy of the second node is lost: it fetches from the first one.
+    let blobs = walk(&pair.tmp.path().join("n2/shards/blobs"));
+    blobs.iter().for_each(|path| std::fs::remove_file(path).expect("removed"));
+    let restore = pb::Restore {
+        checkpoint: "ck1".into(),
+        step: 7,
+        attempt: A1.into(),
+        root: receipt.root.clone(),
+        size_bytes: receipt.size_bytes,
+        holders: pair.peers.to_vec(),
+        stored: false,
+    };
+    let weights = pair.tmp.path().join("weights/w");
+    let script = format!("cmp $OUTLAST_RESTORE_DIR/w {} && exit 5", weights.display());
+    let fake = &pair.fake;
+    fake.desire("n2", 20, vec![pb::DesiredWorker { restore: Some(restore), ..shell(A2, &script) }]);
+    eventually("released", || has(fake, "n2", released(A2))).await;
+    let good = |seen: &Observation| matches!(seen, Observation::Exited { exit, .. } if exit.status == ExitStatus::Code(5));
+    assert!(has(fake, "n2", good), "{:?}", fake.observations("n2"));
+    assert_eq!(count(&to_1.connections), u64::from(CONNECTIONS));
+    pair.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sender_that_vanished_in_the_middle_gives_its_place_back() {
+    let pair = Pair::saved(vec![Break::Freeze; CONNECTIONS as usize]).await;
+    eventually("all connections are frozen", || count(&pair.seen[1].broken) == u64::from(CONNECTIONS)).await;
+    pair.copied().await;
+    // The frozen connections are still there: only their silence tells.
+    eventually("nothing is left of the first try", || pair.half_written() == 0).await;
+    pair.end().await;
+}
