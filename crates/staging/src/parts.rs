@@ -4,6 +4,8 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use tar::{EntryType, Header};
 
@@ -13,6 +15,9 @@ const BLOCK_BYTES: u64 = 512;
 /// Two empty blocks end an archive.
 const END_BYTES: u64 = 2 * BLOCK_BYTES;
 const MODE: u32 = 0o644;
+/// What a thread copies at a time, and how many copy: memory is no faster with more.
+const COPY_BYTES: usize = 8 << 20;
+const COPIERS_MAX: usize = 4;
 
 /// Why parts cannot be a checkpoint.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,24 +67,48 @@ impl<'a> Parts<'a> {
         self.parts.iter().map(|(_, bytes)| packed(bytes)).sum::<u64>() + END_BYTES
     }
 
-    /// Copies them to `at`, packed.
+    /// Copies them to `at`, packed. The worker waits for it, so its other cores help where there are many bytes.
     ///
     /// # Errors
     /// What the file says.
     pub fn write_at(&self, out: &File, mut at: u64) -> io::Result<()> {
         const ZEROS: [u8; END_BYTES as usize] = [0; END_BYTES as usize];
+        let mut copies = Vec::new();
         for (name, bytes) in &self.parts {
             out.write_all_at(header(name, bytes.len() as u64)?.as_bytes(), at)?;
             at += BLOCK_BYTES;
-            out.write_all_at(bytes, at)?;
-            at += bytes.len() as u64;
+            for copy in bytes.chunks(COPY_BYTES) {
+                copies.push((at, copy));
+                at += copy.len() as u64;
+            }
             // An older checkpoint's bytes may lie there.
             let padding = at.next_multiple_of(BLOCK_BYTES) - at;
             out.write_all_at(&ZEROS[..padding as usize], at)?;
             at += padding;
         }
-        out.write_all_at(&ZEROS, at)
+        out.write_all_at(&ZEROS, at)?;
+        copy_all(out, &copies)
     }
+}
+
+fn copy_all(out: &File, copies: &[(u64, &[u8])]) -> io::Result<()> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some((at, bytes)) = copies.get(next.fetch_add(1, Ordering::Relaxed)) {
+            out.write_all_at(bytes, *at)?;
+        }
+        Ok(())
+    };
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let threads = cores.min(COPIERS_MAX).min(copies.len());
+    thread::scope(|scope| {
+        // One that cannot be started leaves its share to the others.
+        let start = |_| thread::Builder::new().name("stage".to_owned()).spawn_scoped(scope, work).ok();
+        let helpers: Vec<_> = (1..threads).filter_map(start).collect();
+        let own = work();
+        let joined = helpers.into_iter().map(|helper| helper.join().expect("it only copies"));
+        joined.fold(own, Result::and)
+    })
 }
 
 fn header(name: &str, size_bytes: u64) -> io::Result<Header> {

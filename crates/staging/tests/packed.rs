@@ -8,7 +8,8 @@ use outlast_staging::{DATA_AT, Parts};
 
 #[test]
 fn parts_are_packed_as_a_folder_with_the_same_files() {
-    let big = vec![7; 100_000];
+    // Several threads copy it.
+    let big: Vec<u8> = (0..20_000_001u64).map(|n| (n.wrapping_mul(2_654_435_761) >> 9) as u8).collect();
     let long = "n".repeat(outlast_staging::PART_NAME_BYTES_MAX);
     let given: [(&str, &[u8]); 5] =
         [("weights", &big), ("empty", b""), ("B", b"b"), ("whole", &[1; 512]), (&long, b"x")];
@@ -25,7 +26,7 @@ fn parts_are_packed_as_a_folder_with_the_same_files() {
     let parts = Parts::new(&given).expect("good names");
     let slot = tempfile::tempfile().expect("a file");
     // What an earlier checkpoint left in the slot must not show through.
-    slot.write_all_at(&vec![0xff; 200_000], 0).expect("written");
+    slot.write_all_at(&vec![0xff; 20_200_000], 0).expect("written");
     parts.write_at(&slot, DATA_AT).expect("written");
     let mut staged = vec![0; parts.packed_bytes() as usize];
     slot.read_exact_at(&mut staged, DATA_AT).expect("read");
