@@ -6,6 +6,7 @@ use outlast_local::{Builder, Found, LocalCluster};
 use serde_json::Value;
 
 use super::harness::{Job, Outlast, digest, digits, exe, undisturbed_digest, wait_for};
+use super::saver::{Saver, checkpoints, files, sealed_step, stop_file, wait_next_seal};
 
 /// A training job that outlives its cluster's disasters: slow, and with room for the checkpoints of the lost time.
 fn training(result: &Path) -> Value {
@@ -302,6 +303,55 @@ fn recover_from_the_seals_that_agents_keep_beside_the_bytes() {
     assert_eq!((&status["cluster_id"], &status["nodes_ready"]), (&made["cluster_id"], &Value::from(2)));
     outlast.wait_success(&job).assert_attempts_in_order();
     assert_eq!(digest(&result), undisturbed_digest(2, outlast.cluster.folder()));
+    outlast.assert_nothing_left();
+}
+
+#[test]
+fn recover_retires_what_its_predecessor_sealed_from_every_disk() {
+    let mut outlast = Outlast::start(1, 2);
+    let folder = outlast.cluster.folder().to_owned();
+    let saver = Saver::new("saver", &folder);
+    let job = outlast.submit(&saver.spec());
+    wait_next_seal(&outlast, &job, 0);
+    lose_coordinators(&mut outlast);
+    let first = &outlast.cluster.coordinators[0];
+    let (data_dir, address) = (path(&first.folder), first.address.clone());
+    let agents: Vec<&str> = outlast.cluster.agents.iter().map(|agent| agent.address.as_str()).collect();
+    let from = ["cluster", "restore", "--from-agents", &agents.join(","), "--yes"];
+    outlast.ok(&[&from[..], &["--data-dir", &data_dir, "--address", &address]].concat());
+    outlast.cluster.coordinators[0].start().expect("it starts");
+    let next = outlast.wait_job(&job, "the next generation's attempt", |job| {
+        generation(job.newest()) == 2 && job.is_running()
+    });
+    let step = next.newest()["restore_step"].clone();
+    let id_of = || {
+        let all = checkpoints(&outlast, &job);
+        all.iter().find(|one| one["step"] == step).and_then(|one| one["id"].as_str().map(str::to_owned))
+    };
+    let old = id_of().expect("the attempt was restored from it");
+    let before = sealed_step(&outlast, &job);
+    wait_for("sixty newer ones", || (sealed_step(&outlast, &job) > before + 60).then_some(()));
+    assert_eq!(
+        id_of().as_ref(),
+        Some(&old),
+        "it is kept as long as the attempt runs that was restored from it"
+    );
+    // Its record leaves the log in the same step as it is retired: nobody is told that it was.
+    let is_worker =
+        |found: &&Found| found.command.contains("saver_program") && !found.command.contains(" keeper ");
+    for worker in outlast.cluster.processes().iter().filter(is_worker) {
+        let pid = rustix::process::Pid::from_raw(worker.pid).expect("a pid");
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+    wait_for("its record to leave", || id_of().is_none().then_some(()));
+    let bytes = || -> Vec<PathBuf> {
+        let all = outlast.cluster.agents.iter().flat_map(|agent| files(&agent.folder.join("shards/blobs")));
+        all.filter(|path| path.parent().is_some_and(|folder| folder.ends_with(&old))).collect()
+    };
+    wait_for("its bytes to go", || bytes().is_empty().then_some(()));
+    std::fs::write(stop_file(&folder, "saver"), "").expect("written");
+    outlast.wait_success(&job);
+    outlast.ok(&["checkpoint", "verify", &job, "--deep"]);
     outlast.assert_nothing_left();
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use fake::{CLUSTER, Fake, eventually, shell};
 use outlast_agent::{Agent, AgentConfig, ResourceOverrides, RunningAgent, StopWorkers};
+use outlast_blobs::{SealNote, ShardStore};
 use outlast_control::state::Observation;
 use outlast_process::{Adopted, Keeper};
 use outlast_proto::node::v1 as pb;
@@ -454,6 +455,40 @@ async fn a_receipt_whose_record_is_gone_ends_and_the_bytes_stay() {
     let name = format!("0-{}", saved.root);
     assert!(walk(&tmp.path().join("shards")).iter().any(|path| path.ends_with(&name)), "the bytes stay");
     agent.shutdown(StopWorkers::Yes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seal_that_is_not_as_the_log_says_is_made_anew_though_no_session_tells_of_it() {
+    let (fake, tmp) = (Fake::start().await, tempfile::tempdir().expect("a folder"));
+    fake.desire("n1", 5, vec![shell(A1, LONG)]);
+    let agent = start("n1", tmp.path(), &[&fake]).await;
+    eventually("started", || has(&fake, "n1", started(A1))).await;
+    std::fs::write(tmp.path().join("w"), b"forty-two").expect("writes");
+    let directory = tmp.path().join("w").to_string_lossy().into_owned();
+    let request = worker_pb::SaveCheckpointRequest { step: 7, directory, in_turn: false };
+    let saved = socket(tmp.path(), A1).await.save_checkpoint(request).await.expect("saves").into_inner();
+    agent.shutdown(StopWorkers::Yes).await;
+    let text = |cluster: &str, mark: u32| format!(r#"{{"cluster_id": "{cluster}", "mark": {mark}}}"#);
+    fake.change(|book| {
+        book.fates.insert(saved.checkpoint.clone(), "sealed");
+        book.seal = text(CLUSTER, 1);
+    });
+    let store = || ShardStore::open(&tmp.path().join("shards")).expect("nobody uses it");
+    let (key, root) = store().list().first().map(|meta| (meta.key, meta.root)).expect("saved");
+    let seal = store().seal_path(&key, root);
+    assert!(!seal.exists(), "nobody has told of it yet");
+    let renewed = async || {
+        let agent = start("n1", tmp.path(), &[&fake]).await;
+        let is_good = || std::fs::read_to_string(&seal).is_ok_and(|text| text.contains(r#""mark":1"#));
+        eventually("a good seal", is_good).await;
+        agent.shutdown(StopWorkers::Yes).await;
+    };
+    renewed().await;
+    std::fs::write(&seal, b"{").expect("damaged");
+    renewed().await;
+    let note = SealNote::new(root, &text("before", 0)).expect("JSON");
+    store().mark_sealed(&key, &note).expect("a predecessor's");
+    renewed().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

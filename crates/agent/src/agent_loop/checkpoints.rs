@@ -125,7 +125,11 @@ fn may_go(store: &ShardStore, key: &ShardKey, root: Digest, order: &Order) -> bo
             Ok(note) => note.record["cluster_id"] == cluster.as_str(),
             Err(ReadError::Missing) => store.age(key, root).is_some_and(|age| age >= ORPHAN_AGE),
             // It may be a predecessor's.
-            Err(_) => false,
+            Err(err) => {
+                let path = store.seal_path(key, root);
+                tracing::warn!(job = %key.job, checkpoint = %key.seq, rank = key.rank, path = %path.display(), error = %err, "the log has no record of a shard and its seal cannot be read, so its bytes stay: remove them by hand, with the files of the same name, if nobody needs them");
+                false
+            }
         },
     }
 }
@@ -187,11 +191,11 @@ fn absent(store: &ShardStore, here: &Holder, order: &Order) -> Vec<UpkeepEvent> 
 
 fn seal(store: &ShardStore, meta: &ShardMeta, json: &str) {
     let key = &meta.key;
-    // Told with each session: a note that went bad is made anew.
-    let is_noted = meta.sealed && store.seal_of(key, meta.root).is_ok();
-    // Other bytes under the same rank were not sealed.
-    let is_other = sealed_roots(json).get(&key.rank).is_some_and(|root| *root != meta.root);
-    if is_noted || is_other {
+    // Told with each session: a note that went bad is made anew, and so is a predecessor's. What this cluster sealed, or
+    // goes on from, it may retire.
+    let is_of = |note: SealNote| note.record["cluster_id"] == cluster_of(json);
+    let is_noted = meta.sealed && store.seal_of(key, meta.root).is_ok_and(is_of);
+    if is_noted || seals_other_bytes(json, key, meta.root) {
         return;
     }
     if let Err(reason) = note_seal(store, key, meta.root, json) {
@@ -216,6 +220,16 @@ pub(crate) fn note_seal(store: &ShardStore, key: &ShardKey, root: Digest, json: 
     hit(Failpoint::AgentSealBeforeNote).map_err(|err| err.to_string())?;
     let note = SealNote::new(root, json).map_err(|err| err.to_string())?;
     store.mark_sealed(key, &note).map_err(|err| err.to_string())
+}
+
+fn cluster_of(json: &str) -> serde_json::Value {
+    let mut seal: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
+    seal["cluster_id"].take()
+}
+
+/// Other bytes under the same rank were not sealed.
+pub(crate) fn seals_other_bytes(json: &str, key: &ShardKey, root: Digest) -> bool {
+    sealed_roots(json).get(&key.rank).is_some_and(|sealed| *sealed != root)
 }
 
 /// The root of each rank, as far as the seal names them.
@@ -281,17 +295,45 @@ mod tests {
         let (own, published) = (shard(1, Some(own_seal)), shard(2, Some(own_seal)));
         let older = shard(3, Some(r#"{"cluster_id": "before the restore"}"#));
         let fresh = shard(4, None);
+        let damaged = shard(5, Some(own_seal));
         let root = store.list()[0].root;
+        std::fs::write(store.seal_path(&damaged, root), b"{").expect("damaged");
         store.mark_stored(&published, root).expect("noted");
         let reap = Order::Reap { cluster: "here".to_owned() };
-        let stored: Vec<Shard> = [&own, &published, &older, &fresh]
+        let stored: Vec<Shard> = [&own, &published, &older, &fresh, &damaged]
             .into_iter()
             .flat_map(|key| of_checkpoint(&store, key.job, key.seq, &reap))
             .collect();
         assert_eq!(stored, [(published, root)], "the object store lets it go first");
         let mut left: Vec<ShardKey> = store.list().into_iter().map(|meta| meta.key).collect();
         left.sort();
-        assert_eq!(left, [published, older, fresh]);
+        assert_eq!(left, [published, older, fresh, damaged], "where there is doubt, bytes stay");
+    }
+
+    #[test]
+    fn a_seal_of_a_predecessor_is_made_anew_and_other_bytes_get_none() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = ShardStore::open(folder.path()).expect("a store");
+        let attempt = "j1/0@1.1".parse().expect("an id");
+        let (job, seq) = (JobId(1), CheckpointSeq(1));
+        let shard = |bytes: &[u8]| {
+            let mut writer = store.begin(None).expect("room");
+            writer.write_all(bytes).expect("written");
+            writer.finish(&ShardKey { job, attempt, seq, rank: 0 }).expect("whole")
+        };
+        let (sealed, other) = (shard(b"sealed"), shard(b"other"));
+        let json = |cluster: &str, step: u64| {
+            let shards = serde_json::json!([{"rank": 0, "root": sealed.root}]);
+            serde_json::json!({"cluster_id": cluster, "checkpoint": {"step": step, "shards": shards}})
+                .to_string()
+        };
+        let step =
+            || store.seal_of(&sealed.key, sealed.root).expect("sealed").record["checkpoint"]["step"].clone();
+        for (text, expected) in [(json("a", 1), 1), (json("a", 2), 1), (json("b", 3), 3), (json("b", 4), 3)] {
+            of_checkpoint(&store, job, seq, &Order::Seal(text));
+            assert_eq!(step(), expected, "only what another cluster wrote is written again");
+        }
+        assert!(matches!(store.seal_of(&other.key, other.root), Err(ReadError::Missing)));
     }
 
     #[test]

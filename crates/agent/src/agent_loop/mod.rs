@@ -23,7 +23,7 @@ use outlast_types::{BootTime, Millis, Profile, RegistrationId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
-pub(crate) use self::checkpoints::note_seal;
+pub(crate) use self::checkpoints::{note_seal, seals_other_bytes};
 pub(crate) use self::tracked::Tracked;
 use crate::assigned::{Desired, WorkerKey};
 use crate::context::{Context, blocking};

@@ -1,6 +1,6 @@
 //! The scrubber: finds files that are gone within seconds, and bytes that rotted within a day, before anybody needs them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,11 @@ const SCRUB_EVERY_MS: Millis = 24 * 3_600_000;
 /// Slow enough to be lost in the noise of any disk that trains.
 const SCRUB_BYTES_PER_S: u64 = 16 << 20;
 
+/// A shard that is this old and has no seal is asked for: the log may have sealed it when the disk did not take the note.
+/// Asked again after the same time, and twice as long each time.
+const UNSEALED_MS: Millis = 60_000;
+const UNSEALED_MS_MAX: Millis = 3_600_000;
+
 type Shard = (ShardKey, Digest);
 
 /// Runs until the agent stops.
@@ -29,7 +34,8 @@ pub(crate) async fn run(context: Arc<Context>) {
     let stop = context.shutdown.clone();
     let looking = look(&context);
     let reading = read_back(&context, &stop);
-    stop.run_until_cancelled(async { tokio::join!(looking, reading) }).await;
+    let asking = ask_for_seals(&context);
+    stop.run_until_cancelled(async { tokio::join!(looking, reading, asking) }).await;
 }
 
 async fn look(context: &Arc<Context>) {
@@ -48,6 +54,39 @@ async fn look(context: &Arc<Context>) {
             tell(context, shard, root, reason).await;
         }
     }
+}
+
+async fn ask_for_seals(context: &Arc<Context>) {
+    let mut waits: BTreeMap<Shard, Wait> = BTreeMap::new();
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let unsealed = context.shards.list().into_iter().filter(|meta| !meta.sealed);
+        let unsealed: BTreeSet<Shard> = unsealed.map(|meta| (meta.key, meta.root)).collect();
+        for (shard, root) in due(&unsealed, &mut waits, boot_now()) {
+            look_at_seal(context, &shard, root).await;
+        }
+    }
+}
+
+struct Wait {
+    until: BootTime,
+    next_ms: Millis,
+}
+
+/// Those that have waited long enough; they wait anew.
+fn due(unsealed: &BTreeSet<Shard>, waits: &mut BTreeMap<Shard, Wait>, now: BootTime) -> Vec<Shard> {
+    waits.retain(|shard, _| unsealed.contains(shard));
+    let mut due = Vec::new();
+    for shard in unsealed {
+        let first = Wait { until: now.plus(UNSEALED_MS), next_ms: UNSEALED_MS };
+        let wait = waits.entry(*shard).or_insert(first);
+        if now >= wait.until {
+            wait.next_ms = (wait.next_ms * 2).min(UNSEALED_MS_MAX);
+            wait.until = now.plus(wait.next_ms);
+            due.push(*shard);
+        }
+    }
+    due
 }
 
 async fn read_back(context: &Arc<Context>, stop: &CancellationToken) {
@@ -87,6 +126,22 @@ mod tests {
     use outlast_types::{CheckpointSeq, JobId};
 
     use super::*;
+
+    #[test]
+    fn a_shard_without_a_seal_is_asked_for_again_and_again_but_ever_less_often() {
+        let attempt = "j1/0@1.1".parse().expect("valid");
+        let key = ShardKey { job: JobId(1), attempt, seq: CheckpointSeq(1), rank: 0 };
+        let (shard, mut waits) = ((key, Digest([0; 32])), BTreeMap::new());
+        let unsealed = BTreeSet::from([shard]);
+        let asked: Vec<u64> = (0..=60)
+            .filter(|minute| !due(&unsealed, &mut waits, BootTime(minute * 60_000)).is_empty())
+            .collect();
+        assert_eq!(asked, [1, 3, 7, 15, 31]);
+        assert!(
+            due(&BTreeSet::new(), &mut waits, BootTime(0)).is_empty() && waits.is_empty(),
+            "it has one now"
+        );
+    }
 
     #[test]
     fn every_shard_has_its_turn_once_a_day() {

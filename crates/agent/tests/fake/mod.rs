@@ -64,6 +64,8 @@ pub(crate) struct Book {
     pub sessions_open: u64,
     /// What became of checkpoints, for who asks; of others, `unknown`.
     pub fates: BTreeMap<String, &'static str>,
+    /// The text of what is sealed.
+    pub seal: String,
 }
 
 #[derive(Clone)]
@@ -289,8 +291,10 @@ impl NodeService for Fake {
         let pb::GetCheckpointFateRequest { cluster_id, checkpoint } = request.into_inner();
         let pb::CheckpointRef { job, checkpoint } = checkpoint.expect("named");
         assert_eq!((cluster_id.as_str(), job.as_str()), (CLUSTER, "j1"));
-        let state = self.book.lock().fates.get(&checkpoint).copied().unwrap_or("unknown").to_owned();
-        Ok(Response::new(pb::CheckpointUpdate { job, checkpoint, state, ..Default::default() }))
+        let book = self.book.lock();
+        let state = book.fates.get(&checkpoint).copied().unwrap_or("unknown").to_owned();
+        let seal = if state == "sealed" { book.seal.clone() } else { String::new() };
+        Ok(Response::new(pb::CheckpointUpdate { job, checkpoint, state, seal, ..Default::default() }))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::path::PathBuf;
 
 use outlast_types::Digest;
 use serde::{Deserialize, Serialize};
@@ -61,7 +62,7 @@ impl ShardStore {
         let blake3 = sum(&read);
         let file = SealFile { version: SEAL_VERSION, key: *key, root, record, blake3 };
         let bytes = serde_json::to_vec(&file).map_err(|err| transient(err.into()))?;
-        let path = with_suffix(&self.data_path(key, seal.root), "seal");
+        let path = self.seal_path(key, seal.root);
         let _layout = self.inner.layout.lock();
         if !self.inner.index.lock().contains_key(&(*key, seal.root)) {
             return Err(ReadError::Missing);
@@ -73,13 +74,17 @@ impl ShardStore {
         Ok(())
     }
 
+    /// Where the seal of a shard lies.
+    pub fn seal_path(&self, key: &ShardKey, root: Digest) -> PathBuf {
+        with_suffix(&self.data_path(key, root), "seal")
+    }
+
     /// The seal of a shard.
     ///
     /// # Errors
     /// `Missing` where it is not sealed, `Corrupt` where the note is damaged (the bytes may be good all the same).
     pub fn seal_of(&self, key: &ShardKey, root: Digest) -> Result<SealNote, ReadError> {
-        let path = with_suffix(&self.data_path(key, root), "seal");
-        let bytes = fs::read(path).map_err(|source| match source.kind() {
+        let bytes = fs::read(self.seal_path(key, root)).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => ReadError::Missing,
             _ => ReadError::Transient { source },
         })?;
