@@ -416,6 +416,24 @@ fn a_bad_extent_that_was_read_ahead_is_told_in_its_turn_and_read_again_when_aske
 }
 
 #[test]
+fn a_shard_that_cannot_get_its_name_leaves_nothing_beside_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = store(dir.path());
+    let bytes = content(3 * EXTENT as usize);
+    let meta = put(&store, &key(1, 0), &bytes);
+    let data = data_path(dir.path(), &meta);
+    store.remove(&meta.key, meta.root).expect("removed");
+    // Something is in the way of the name; that it is not a file makes the last step fail, after the hashes were written.
+    fs::create_dir_all(data.join("in the way")).expect("made");
+    let mut writer = store.begin(None).expect("begun");
+    writer.write_all(&bytes).expect("written");
+    assert!(matches!(writer.finish(&key(1, 0)), Err(WriteError::Io { .. })));
+    assert!(!beside(&data, "ext").exists(), "hashes of no bytes");
+    assert_eq!(fs::read_dir(dir.path().join("tmp")).expect("tmp").count(), 0);
+    assert_eq!(store.list(), []);
+}
+
+#[test]
 fn bytes_other_than_the_announced_ones_get_no_name_and_harm_nothing_that_is_there() {
     let dir = tempfile::tempdir().expect("a folder");
     let store = store(dir.path());

@@ -131,9 +131,10 @@ impl ShardStore {
         };
         let _layout = self.inner.layout.lock();
         files::create_dir_durable(folder)?;
-        files::write_durable(&self.inner.root.join("tmp"), &with_suffix(&data, "ext"), &outboard.encode())?;
-        tmp.place(&data)?;
-        let placed = hit(Failpoint::AgentWriteAfterRename)
+        let outboard_at = with_suffix(&data, "ext");
+        let placed = files::write_durable(&self.inner.root.join("tmp"), &outboard_at, &outboard.encode())
+            .and_then(|()| tmp.place(&data))
+            .and_then(|()| hit(Failpoint::AgentWriteAfterRename))
             .and_then(|()| files::remove_if_there(&with_suffix(&data, "bad")))
             .and_then(|_| files::sync_dir(folder));
         let shard = (meta.key, meta.root);
@@ -141,7 +142,7 @@ impl ShardStore {
             // A name that nobody knows of would stay for ever. The same shard, written earlier, is known.
             if !self.inner.index.lock().contains_key(&shard) {
                 let _ = files::remove_if_there(&data);
-                let _ = files::remove_if_there(&with_suffix(&data, "ext"));
+                let _ = files::remove_if_there(&outboard_at);
             }
             return Err(err);
         }
