@@ -164,7 +164,11 @@ pub(crate) async fn get_shard(
     match timeout(within, fetch).await {
         Err(_) => return Err(Unusable::Transient("no answer in time".to_owned())),
         Ok(Err(status)) => return Err(unusable(&status)),
-        Ok(Ok(())) => {}
+        // A holder whose file is too short says so itself.
+        Ok(Ok(Some(came))) if came < from.size_bytes => {
+            return Err(Unusable::Transient(format!("{came} of {} bytes came", from.size_bytes)));
+        }
+        Ok(Ok(_)) => {}
     }
     match incoming.finish().await {
         Ok(_) => Ok(()),
@@ -219,22 +223,26 @@ pub(crate) async fn get_bundle(
     let incoming = receive_bundle(&context.bundles, bundle.digest, bundle.size_bytes);
     let fetch = async {
         let stream = client.get_bundle(timed(request, within)).await?.into_inner();
-        pour(stream, &incoming).await.map(|()| Response::new(()))
+        pour(stream, &incoming).await.map(Response::new)
     };
     answer(timeout(within, fetch).await)?;
     let refused = |err: ReceiveError| Failure::Fatal { reason: err.to_string() };
     incoming.finish().await.map_err(refused)
 }
 
+/// How many bytes came. `None`: no more were taken.
 async fn pour<T: Send + 'static>(
     mut stream: impl Stream<Item = Result<pb::Chunk, Status>> + Unpin,
     incoming: &Incoming<T>,
-) -> Result<(), Status> {
+) -> Result<Option<u64>, Status> {
+    let mut came = 0;
     while let Some(chunk) = stream.next().await {
-        if !incoming.push(chunk?.data).await {
+        let data = chunk?.data;
+        came += data.len() as u64;
+        if !incoming.push(data).await {
             // `finish` has the reason.
-            break;
+            return Ok(None);
         }
     }
-    Ok(())
+    Ok(Some(came))
 }

@@ -33,8 +33,8 @@ type Shard = (ShardKey, Digest);
 pub(crate) async fn run(context: Arc<Context>) {
     let stop = context.shutdown.clone();
     let looking = look(&context);
-    let reading = read_back(&context, &stop);
-    let asking = ask_for_seals(&context);
+    let reading = Box::pin(read_back(&context, &stop));
+    let asking = Box::pin(ask_for_seals(&context));
     stop.run_until_cancelled(async { tokio::join!(looking, reading, asking) }).await;
 }
 
