@@ -159,6 +159,16 @@ fn faults_zombie_node_comes_back_after_its_successor_sealed_and_changes_nothing(
         outlast.wait_job(&job, "a successor", |job| job.number() > first.number() && job.is_running());
     assert_ne!(second.node_of(0), node);
     let sealed = wait_next_seal(&outlast, &job, before + 1);
+    let stale = first.newest()["id"].as_str().expect("an id").to_owned();
+    let of_stale = |outlast: &Outlast| -> Vec<Value> {
+        checkpoints(outlast, &job).into_iter().filter(|one| one["attempt"] == *stale).collect()
+    };
+    // What it had sealed may be kept or retired; nothing may be added.
+    let known = of_stale(&outlast);
+    let late = |one: &&Value| {
+        let before = known.iter().find(|known| known["id"] == one["id"]);
+        before.is_none_or(|before| one["state"] == "sealed" && before["state"] != "sealed")
+    };
     signal_tree(&frozen, Signal::CONT);
     wait_for("the zombie's worker to be gone", || {
         let found = find_processes(&frozen);
@@ -168,7 +178,9 @@ fn faults_zombie_node_comes_back_after_its_successor_sealed_and_changes_nothing(
         (outlast.json(&["node", "show", &node])["condition"] == "ready").then_some(())
     });
     wait_next_seal(&outlast, &job, sealed);
+    assert_eq!(of_stale(&outlast).iter().find(late), None, "it neither opened nor sealed anything");
     let done = stop(&outlast, &job, &saver);
+    assert_eq!(of_stale(&outlast).iter().find(late), None, "nor did anything come of it later");
     assert_eq!(done.attempts().len(), 2, "the zombie cost nothing: {}", done.0);
     let events = outlast.ok(&["job", "events", &job]);
     assert!(events.contains("node_lost") || done.attempts()[0]["cause"] == "node_lost", "{events}");
