@@ -178,6 +178,14 @@ mod tests {
     }
 
     #[test]
+    fn a_transfer_has_a_connection_and_not_too_many() {
+        for (data_connections, is_good) in [(0, false), (1, true), (16, true), (17, false)] {
+            let config = AgentConfig { data_connections, ..AgentConfig::default() };
+            assert_eq!(config.check().is_ok(), is_good, "{data_connections}");
+        }
+    }
+
+    #[test]
     fn an_unknown_key_is_named() {
         let err = serde_json::from_str::<AgentConfig>(r#"{"colour": 1}"#).expect_err("unknown");
         assert!(err.to_string().contains("colour"), "{err}");

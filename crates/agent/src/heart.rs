@@ -9,7 +9,7 @@ use outlast_types::{BootTime, Millis, Pace, Profile, Timers};
 const SENT_KEPT: usize = 64;
 /// Beats with news (a receipt: a seal waits for it) between the regular ones: a few at once, then so far apart that many
 /// receipts are one message.
-const NEWS_EVERY_MS: Millis = 2;
+const NEWS_EVERY_MS: Millis = 5;
 const NEWS_BURST: u32 = 4;
 
 #[derive(Debug)]

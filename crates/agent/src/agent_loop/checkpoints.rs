@@ -26,8 +26,11 @@ const REMOVE_AGAIN_MAX: Duration = Duration::from_secs(600);
 
 /// What to do on the disk.
 enum Order {
-    /// With the seal's JSON.
-    Seal(String),
+    /// The seal's JSON, as the log of this cluster has it.
+    Seal {
+        cluster: String,
+        json: String,
+    },
     Remove,
     /// Unless it was sealed once: a log that never heard of that was restored from an older backup, and the bytes may be the
     /// newest that there are.
@@ -59,7 +62,7 @@ impl AgentLoop {
             // Unknown too: bytes are kept where there is doubt.
             let Some(fate) = Fate::of(&state) else { continue };
             let order = match state.as_str() {
-                "sealed" => Some(Order::Seal(seal)),
+                "sealed" => Some(Order::Seal { cluster: self.context.cluster_text(), json: seal }),
                 "retired" => Some(Order::Remove),
                 "aborted" => Some(Order::Discard),
                 _ => None,
@@ -96,8 +99,8 @@ type Shard = (ShardKey, Digest);
 fn of_checkpoint(store: &ShardStore, job: JobId, seq: CheckpointSeq, order: &Order) -> Vec<Shard> {
     let is_it = |key: &ShardKey| (key.job, key.seq) == (job, seq);
     let whole: Vec<ShardMeta> = store.list().into_iter().filter(|meta| is_it(&meta.key)).collect();
-    if let Order::Seal(json) = order {
-        whole.iter().for_each(|meta| seal(store, meta, json));
+    if let Order::Seal { cluster, json } = order {
+        whole.iter().for_each(|meta| seal(store, meta, cluster, json));
         return Vec::new();
     }
     let aside = store.aside().into_iter().filter(|(key, _)| is_it(key));
@@ -112,7 +115,7 @@ fn of_checkpoint(store: &ShardStore, job: JobId, seq: CheckpointSeq, order: &Ord
 fn may_go(store: &ShardStore, key: &ShardKey, root: Digest, order: &Order) -> bool {
     let seal = || store.seal_of(key, root);
     match order {
-        Order::Seal(_) => false,
+        Order::Seal { .. } => false,
         Order::Remove => true,
         Order::Discard => {
             let is_unsealed = matches!(seal(), Err(ReadError::Missing));
@@ -172,7 +175,7 @@ async fn try_to_remove(context: &Arc<Context>, (key, root): Shard) {
 /// Sealed shards that the log believes to be on this disk, and that are not: a folder was deleted while the agent was
 /// down. The log has to know, or it would count on them.
 fn absent(store: &ShardStore, here: &Holder, order: &Order) -> Vec<UpkeepEvent> {
-    let Order::Seal(json) = order else { return Vec::new() };
+    let Order::Seal { json, .. } = order else { return Vec::new() };
     let record: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
     let Ok(checkpoint) = serde_json::from_value::<Checkpoint>(record["checkpoint"].clone()) else {
         return Vec::new();
@@ -189,12 +192,12 @@ fn absent(store: &ShardStore, here: &Holder, order: &Order) -> Vec<UpkeepEvent> 
     checkpoint.shards.iter().filter(is_here).filter_map(gone).collect()
 }
 
-fn seal(store: &ShardStore, meta: &ShardMeta, json: &str) {
+fn seal(store: &ShardStore, meta: &ShardMeta, cluster: &str, json: &str) {
     let key = &meta.key;
     // Told with each session: a note that went bad is made anew, and so is a predecessor's. What this cluster sealed, or
     // goes on from, it may retire.
-    let is_of = |note: SealNote| note.record["cluster_id"] == cluster_of(json);
-    let is_noted = meta.sealed && store.seal_of(key, meta.root).is_ok_and(is_of);
+    let is_ours = |note: SealNote| note.record["cluster_id"] == cluster;
+    let is_noted = meta.sealed && store.seal_of(key, meta.root).is_ok_and(is_ours);
     if is_noted || seals_other_bytes(json, key, meta.root) {
         return;
     }
@@ -220,11 +223,6 @@ pub(crate) fn note_seal(store: &ShardStore, key: &ShardKey, root: Digest, json: 
     hit(Failpoint::AgentSealBeforeNote).map_err(|err| err.to_string())?;
     let note = SealNote::new(root, json).map_err(|err| err.to_string())?;
     store.mark_sealed(key, &note).map_err(|err| err.to_string())
-}
-
-fn cluster_of(json: &str) -> serde_json::Value {
-    let mut seal: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
-    seal["cluster_id"].take()
 }
 
 /// Other bytes under the same rank were not sealed.
@@ -329,8 +327,9 @@ mod tests {
         };
         let step =
             || store.seal_of(&sealed.key, sealed.root).expect("sealed").record["checkpoint"]["step"].clone();
-        for (text, expected) in [(json("a", 1), 1), (json("a", 2), 1), (json("b", 3), 3), (json("b", 4), 3)] {
-            of_checkpoint(&store, job, seq, &Order::Seal(text));
+        for (cluster, told, expected) in [("a", 1, 1), ("a", 2, 1), ("b", 3, 3), ("b", 4, 3)] {
+            let order = Order::Seal { cluster: cluster.to_owned(), json: json(cluster, told) };
+            of_checkpoint(&store, job, seq, &order);
             assert_eq!(step(), expected, "only what another cluster wrote is written again");
         }
         assert!(matches!(store.seal_of(&other.key, other.root), Err(ReadError::Missing)));

@@ -102,13 +102,22 @@ async fn read_back(context: &Arc<Context>, stop: &CancellationToken) {
         let (store, stop) = (context.shards.clone(), stop.clone());
         let read =
             blocking(move || paced(&store, &shard, root, SCRUB_BYTES_PER_S, || stop.is_cancelled())).await;
-        look_at_seal(context, &shard, root).await;
+        if !is_fresh(context, shard, root).await {
+            look_at_seal(context, &shard, root).await;
+        }
         context.metrics.shards_scrubbed.inc();
         read_at.insert((shard, root), boot_now());
         if let Some(reason) = read.err().as_ref().and_then(damage) {
             tell(context, shard, root, reason).await;
         }
     }
+}
+
+/// Most shards are read back right after they were written: the log has still to decide, and is not asked.
+async fn is_fresh(context: &Arc<Context>, shard: ShardKey, root: Digest) -> bool {
+    let store = context.shards.clone();
+    let age = blocking(move || store.age(&shard, root)).await;
+    age.is_some_and(|age| age < Duration::from_millis(UNSEALED_MS))
 }
 
 /// The one whose turn it is: never read, or longest ago.

@@ -23,9 +23,9 @@ const WAITING_MAX: usize = 8_192;
 /// In one batch (the protocol's bound), and its bytes: well below the message limit.
 const BATCH_MAX: usize = 1_024;
 const BATCH_BYTES_MAX: usize = 2 << 20;
-/// A follower's batches: a few at once after a pause (a seal may wait for them), then so far apart that many heartbeats are
-/// one message; small against a heartbeat interval, large against a network round trip.
-const COLLECT_MS: Millis = 2;
+/// A follower's batches: a few at once after a pause (a seal may wait for them), then so far apart that the heartbeats of a
+/// thousand agents are two hundred messages a second at most; small against a heartbeat interval.
+const COLLECT_MS: Millis = 5;
 const COLLECT_BURST: u32 = 4;
 /// Batches that are under way; a leader that does not answer must not hold memory.
 const BATCHES_MAX: usize = 32;
