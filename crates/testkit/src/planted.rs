@@ -53,7 +53,7 @@ impl Bug {
             model("lease-from-answer", 50, ModelBug::LeaseFromAnswer),
             model("agent-goes-back", 200, ModelBug::AgentGoesBack),
             model("forget-to-adopt", 50, ModelBug::ForgetToAdopt),
-            model("trust-bytes", 100, ModelBug::TrustBytes),
+            model("trust-bytes", 200, ModelBug::TrustBytes),
             model("confirm-copy-early", 50, ModelBug::ConfirmCopyEarly),
             model("release-early", 50, ModelBug::ReleaseEarly),
             model("ignore-lost-log", 100, ModelBug::IgnoreLostLog),
