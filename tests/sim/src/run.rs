@@ -5,7 +5,10 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use mad_turmoil::time::SimClocksGuard;
 use outlast_control::planted;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 use turmoil::{Builder, Sim};
 
@@ -97,11 +100,17 @@ enum Phase {
     Settled,
 }
 
+/// Once in a process, which has no clock but the simulation's from then on: what libraries ask the system for, the date in an
+/// answer's header or how long ago a stream was reset, must not make a run depend on the machine.
 pub(crate) fn run(seed: u64, bug: Option<Bug>) -> Report {
-    let folder = match tempfile::Builder::new().prefix("outlast-sim-").tempdir_in(scratch()) {
+    // Before anything asks: hash keys follow the seed, too. The folder's name must not depend on who runs beside this.
+    mad_turmoil::rand::set_rng(StdRng::seed_from_u64(seed));
+    let prefix = format!("outlast-sim-{}-", std::process::id());
+    let folder = match tempfile::Builder::new().prefix(&prefix).tempdir_in(scratch()) {
         Ok(folder) => folder,
         Err(err) => return Report::failed(format!("no folder for the run: {err}")),
     };
+    let _simulated = SimClocksGuard::init();
     outlast_host::random::seed(seed);
     let _switched = match bug {
         Some(Bug::Control(bug)) => Some(planted::switch_on(bug)),
