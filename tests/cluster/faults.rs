@@ -5,13 +5,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use outlast_local::{Builder, find_processes};
+use outlast_local::{Builder, Found, find_processes};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::disk::{SmallDisk, fill};
 use super::harness::{Job, Outlast, exe, get, is_root, wait_for};
-use super::saver::{Saver, check_all, checkpoints, files, sealed_step, stop_file, wait_next_seal};
+use super::saver::{
+    Saver, check_all, checkpoints, files, refusal_file, sealed_step, stop_file, wait_next_seal,
+};
 
 fn stop(outlast: &Outlast, job: &str, saver: &Saver<'_>) -> Job {
     fs::write(stop_file(saver.folder, saver.name), "").expect("written");
@@ -139,7 +141,11 @@ fn faults_object_store_away_for_a_while_keeps_nobody_from_sealing_and_it_catches
 
 /// To all of a node at once: agent, keepers, workers.
 fn signal_tree(folder: &Path, signal: Signal) {
-    for found in find_processes(folder) {
+    signal_where(folder, signal, |_| true);
+}
+
+fn signal_where(folder: &Path, signal: Signal, is_meant: impl Fn(&Found) -> bool) {
+    for found in find_processes(folder).iter().filter(|found| is_meant(found)) {
         let _ = kill_process(Pid::from_raw(found.pid).expect("a pid"), signal);
     }
 }
@@ -169,6 +175,14 @@ fn faults_zombie_node_comes_back_after_its_successor_sealed_and_changes_nothing(
         let before = known.iter().find(|known| known["id"] == one["id"]);
         before.is_none_or(|before| one["state"] == "sealed" && before["state"] != "sealed")
     };
+    // Its keeper would end the worker at once. Without it the worker lives to hear what becomes of its next save.
+    let refused = refusal_file(&folder, "frozen");
+    let _ = fs::remove_file(&refused);
+    signal_where(&frozen, Signal::CONT, |found| !found.command.contains(" keeper "));
+    wait_for("the zombie to hear that it is over", || {
+        let why = fs::read_to_string(&refused).unwrap_or_default();
+        why.contains("this attempt is over").then_some(())
+    });
     signal_tree(&frozen, Signal::CONT);
     wait_for("the zombie's worker to be gone", || {
         let found = find_processes(&frozen);

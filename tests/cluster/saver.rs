@@ -79,6 +79,11 @@ pub(crate) fn stop_file(folder: &Path, name: &str) -> PathBuf {
     folder.join(format!("{name}.stop"))
 }
 
+/// Where a saver leaves why its latest refused save was refused.
+pub(crate) fn refusal_file(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.refused"))
+}
+
 /// The worker's side of `Saver`.
 struct Program {
     worker: Worker,
@@ -107,12 +112,17 @@ fn saver_program() {
             return;
         }
         std::thread::sleep(Duration::from_millis(20));
-        // An attempt that is over leaves.
-        program.worker.report(step, &[]).expect("this attempt is current");
+        let current = program.worker.report(step, &[]);
         match program.save(step) {
             Ok(checkpoint) => println!("step {step} {}", program.wait_sealed(&checkpoint)),
-            Err(error) => println!("step {step} is not saved: {error:#}"),
+            Err(error) => {
+                println!("step {step} is not saved: {error:#}");
+                fs::write(refusal_file(&program.folder, &program.name), format!("{error:#}"))
+                    .expect("written");
+            }
         }
+        // An attempt that is over leaves; not before it has tried to save, so that this is tested, too.
+        current.expect("this attempt is current");
     }
 }
 

@@ -92,18 +92,19 @@ impl Coordinators {
         answer(tokio::time::timeout(deadline, call).await)
     }
 
-    /// Opens a checkpoint through whichever coordinator answers, within the deadline.
+    /// Opens a checkpoint through whichever coordinator answers, within the deadline. Each try asks for a new request: the
+    /// registration may change meanwhile.
     ///
     /// # Errors
     /// The refusal (`Fenced` for an attempt that is over), or the last failure when time has run out.
     /// `None`: the step is skipped, by all ranks.
     pub(crate) async fn open_checkpoint(
         &self,
-        request: pb::OpenCheckpointRequest,
+        request: impl Fn() -> pb::OpenCheckpointRequest,
         within: Duration,
     ) -> Result<Option<String>, Failure> {
         let open = |mut client: NodeServiceClient<Channel>| {
-            let request = timed(request.clone(), CALL_TRY);
+            let request = timed(request(), CALL_TRY);
             async move { client.open_checkpoint(request).await }
         };
         let opened = self.through_any(within, open).await?;

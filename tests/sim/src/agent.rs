@@ -492,7 +492,7 @@ impl Agent {
         };
         let (coordinators, events) = (self.coordinators.clone(), self.events.clone());
         tokio::spawn(async move {
-            let opened = coordinators.open_checkpoint(request, OPEN_WITHIN).await;
+            let opened = coordinators.open_checkpoint(|| request.clone(), OPEN_WITHIN).await;
             if let Err(failure) = &opened {
                 tracing::info!(%key, step, %failure, "no checkpoint");
             }

@@ -23,7 +23,6 @@ use outlast_proto::node::v1 as node_pb;
 use outlast_proto::status::Failure;
 use outlast_types::{CheckpointSeq, Digest};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
 use super::handle::WorkerHandle;
 use super::slots::SlotError;
@@ -34,11 +33,8 @@ use crate::metrics::Phase;
 use crate::peer::{client, drop_late};
 use crate::transfer::chain;
 
-/// An election and a busy log fit in.
-const OPEN_WITHIN: Duration = Duration::from_secs(10);
-/// A restarted agent is fenced until it is registered, which takes moments; so is an attempt that is over, for ever.
-const FENCED_WITHIN: Duration = Duration::from_secs(20);
-const OPEN_AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// An election and a busy log fit in, and so does the registration of a restarted agent, which is told to try again until then.
+const OPEN_WITHIN: Duration = Duration::from_secs(20);
 /// Saves of one worker at a time: one being written, one being begun.
 const SAVES_MAX: usize = 2;
 /// Rounds over the peers while too few of them take a copy: about ten minutes, longer than a checkpoint stays open.
@@ -196,39 +192,21 @@ pub(crate) enum Opened {
     Before(Saved),
 }
 
-/// Opens in the log, also through the moments in which a restarted agent is not registered yet.
-pub(super) async fn open(
-    context: &Arc<Context>,
-    handle: &Arc<WorkerHandle>,
-    what: Wanted,
-) -> Result<Opened, SaveError> {
-    let until = Instant::now() + FENCED_WITHIN;
-    loop {
-        match open_once(context, handle, what).await {
-            Err(SaveError::Open(Failure::Fenced { .. }))
-                if !handle.is_fenced()
-                    && !context.is_superseded(&handle.key.attempt)
-                    && Instant::now() < until =>
-            {
-                let pause = tokio::time::sleep(OPEN_AGAIN_AFTER);
-                context.shutdown.run_until_cancelled(pause).await.ok_or(SaveError::Stopping)?;
-            }
-            opened => return opened,
-        }
-    }
-}
-
 /// Has the step's checkpoint opened in the log, or finds the open one.
 ///
 /// # Errors
-/// `Skipped`, by all ranks alike, or why it may not be.
-async fn open_once(context: &Arc<Context>, handle: &WorkerHandle, what: Wanted) -> Result<Opened, SaveError> {
+/// `Skipped`, by all ranks alike, or why it may not be: `Fenced` for an attempt that is over, without another try.
+pub(super) async fn open(
+    context: &Arc<Context>,
+    handle: &WorkerHandle,
+    what: Wanted,
+) -> Result<Opened, SaveError> {
     let (key, step) = (handle.key, what.step);
-    let request = node_pb::OpenCheckpointRequest {
+    let request = || node_pb::OpenCheckpointRequest {
         node: context.node.to_string(),
         registration: context.registration().0,
         attempt: key.attempt.to_string(),
-        step: what.step,
+        step,
         cluster_id: context.cluster_text(),
         in_turn: what.in_turn,
     };

@@ -46,6 +46,8 @@ pub(crate) enum OpenRule {
     Skip,
     /// The attempt is over.
     Fence,
+    /// It does not know this registration, or not yet.
+    NotRegistered(u64),
 }
 
 #[derive(Default)]
@@ -59,6 +61,8 @@ pub(crate) struct Book {
     pub peers: Vec<pb::Peer>,
     pub nodes: BTreeMap<String, NodeBook>,
     pub opened: u64,
+    /// The registrations with which opening was asked for.
+    pub open_tries: Vec<u64>,
     /// What is said to a step, where it is not simply opened.
     pub opens: BTreeMap<u64, OpenRule>,
     pub sessions_open: u64,
@@ -265,6 +269,7 @@ impl NodeService for Fake {
         let request = request.into_inner();
         assert!(!request.attempt.is_empty());
         let mut book = self.book.lock();
+        book.open_tries.push(request.registration);
         match book.opens.get(&request.step) {
             Some(OpenRule::Busy) => {
                 let (reason, hint) = ("busy".to_owned(), String::new());
@@ -275,7 +280,11 @@ impl NodeService for Fake {
                 return Ok(Response::new(pb::OpenCheckpointResponse { checkpoint, skipped }));
             }
             Some(OpenRule::Fence) => return Err(Failure::Fenced { reason: "over".to_owned() }.into()),
-            None => {}
+            Some(OpenRule::NotRegistered(number)) if *number == request.registration => {
+                let (reason, hint) = ("not registered here".to_owned(), String::new());
+                return Err(Failure::Unavailable { reason, hint, retry_after_ms: 0 }.into());
+            }
+            Some(OpenRule::NotRegistered(_)) | None => {}
         }
         book.opened += 1;
         Ok(Response::new(pb::OpenCheckpointResponse {

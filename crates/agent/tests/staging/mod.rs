@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use outlast_agent::{RunningAgent, StopWorkers};
 use outlast_proto::node::v1 as pb;
+use outlast_proto::status::Failure;
 use outlast_proto::worker::v1 as worker_pb;
 use outlast_proto::worker::v1::worker_service_client::WorkerServiceClient;
 use outlast_staging::{DATA_AT, Parts, SlotHeader, SlotState};
@@ -70,6 +71,12 @@ impl Stage {
 
     fn receipts(&self) -> Vec<pb::Receipt> {
         self.fake.node("n1").receipts
+    }
+
+    fn open_tries(&self) -> Vec<u64> {
+        let mut tries = Vec::new();
+        self.fake.change(|book| tries.clone_from(&book.open_tries));
+        tries
     }
 
     fn shards(&self) -> Vec<PathBuf> {
@@ -202,6 +209,39 @@ async fn a_restarted_agent_goes_on_with_what_is_staged_and_with_what_is_still_co
     stage.tell(8, &two).await.expect("the slot is still this worker's");
     let saved = stage.saved(8).await.expect("saved");
     stage.held(&saved.checkpoint).await;
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_is_over_is_fenced_by_the_first_answer() {
+    let mut stage = stage().await;
+    stage.fake.change(|book| book.opens = [(7, OpenRule::Fence)].into());
+    let slot = stage.slot(7).await;
+    fill(7, &slot);
+    stage.tell(7, &slot).await.expect("taken");
+    let refused = stage.saved(7).await.expect_err("over");
+    assert!(matches!(Failure::from_status(&refused), Failure::Fenced { .. }), "{refused}");
+    assert_eq!(stage.open_tries().len(), 1, "what is over stays over");
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_save_waits_for_the_registration_of_its_agent_and_goes_on_with_the_new_one() {
+    let mut stage = stage().await;
+    let first = stage.fake.node("n1").hellos[0].registration.as_ref().expect("registered").registration;
+    stage.fake.change(|book| book.opens = [(7, OpenRule::NotRegistered(first))].into());
+    let slot = stage.slot(7).await;
+    fill(7, &slot);
+    stage.tell(7, &slot).await.expect("taken");
+    eventually("it asks and is not known", || stage.open_tries().contains(&first)).await;
+    stage.fake.change(|book| {
+        let reason = "its lease ran out".to_owned();
+        book.nodes.get_mut("n1").expect("known").refuse =
+            Some(pb::Refused { reason, register_anew: true, ..Default::default() });
+    });
+    let saved = stage.saved(7).await.expect("saved");
+    stage.held(&saved.checkpoint).await;
+    assert_ne!(stage.open_tries().last(), Some(&first));
     stage.end().await;
 }
 

@@ -75,11 +75,14 @@ impl NodeHandler {
         let node: NodeId = request.node.parse().map_err(invalid)?;
         let attempt: AttemptId = request.attempt.parse().map_err(invalid)?;
         let registration = RegistrationId(request.registration);
-        // A soft check, for a clear answer; the fence is the attempt, checked where the command is applied.
+        // A soft check, for a clear answer; the fence is the attempt, checked where the command is applied. Not known here
+        // (yet): the agent has just started, or this coordinator is behind.
         if member.state(|state| state.nodes.get(&node).is_none_or(|known| known.registration != registration))
         {
-            return Err(Failure::Fenced {
-                reason: format!("{registration} is not the registration of {node}"),
+            return Err(Failure::Unavailable {
+                reason: format!("{registration} is not the registration of {node} here"),
+                hint: "the agent tries again when it is registered".to_owned(),
+                retry_after_ms: 0,
             });
         }
         let command = Command::OpenCheckpoint { attempt, step: request.step, in_turn: request.in_turn };

@@ -146,7 +146,14 @@ async fn what_became_of_a_checkpoint_can_be_asked() {
     let (cluster_id, in_turn) = (String::new(), false);
     let open =
         pb::OpenCheckpointRequest { node: node_name, registration: 7, attempt, step: 3, cluster_id, in_turn };
-    let opened = node.open_checkpoint(open).await.expect("opened").into_inner().checkpoint;
+    let opened = node.open_checkpoint(open.clone()).await.expect("opened").into_inner().checkpoint;
+    // It may be known in a moment; what is over stays over.
+    let unknown = pb::OpenCheckpointRequest { registration: 8, ..open.clone() };
+    let refused = node.open_checkpoint(unknown).await.expect_err("not registered");
+    assert!(Failure::from_status(&refused).is_retryable(), "{refused}");
+    let over = pb::OpenCheckpointRequest { attempt: open.attempt.replace("@1.1", "@1.9"), ..open };
+    let refused = node.open_checkpoint(over).await.expect_err("not the current attempt");
+    assert!(matches!(Failure::from_status(&refused), Failure::Fenced { .. }), "{refused}");
     let ask = |cluster_id: &str, checkpoint: &str| pb::GetCheckpointFateRequest {
         cluster_id: cluster_id.to_owned(),
         checkpoint: Some(pb::CheckpointRef { job: job.clone(), checkpoint: checkpoint.to_owned() }),
