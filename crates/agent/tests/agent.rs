@@ -2,6 +2,7 @@
 
 mod fake;
 mod staging;
+mod stored;
 mod transfers;
 
 use std::path::{Path, PathBuf};
