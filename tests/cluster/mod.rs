@@ -16,3 +16,4 @@ mod pause;
 mod recover;
 mod saver;
 mod storm;
+mod uploads;
