@@ -23,6 +23,7 @@ use crate::health::DiskWatch;
 use crate::metrics::AgentMetrics;
 use crate::peer::NetworkTest;
 use crate::reconcile::NewestAttempts;
+use crate::worker::Fetches;
 
 pub(crate) struct Context {
     pub(crate) node: NodeId,
@@ -49,6 +50,8 @@ pub(crate) struct Context {
     pub(crate) removing: Mutex<BTreeSet<(ShardKey, Digest)>>,
     /// Shards whose upload is under way, or being ended.
     pub(crate) storing: Mutex<BTreeSet<(ShardKey, Digest)>>,
+    /// Of what ranks start from.
+    pub(crate) fetches: Fetches,
     pub(crate) coordinators: Arc<Coordinators>,
     pub(crate) checkpoints: Checkpoints,
     pub(crate) newest: Mutex<NewestAttempts>,
@@ -115,6 +118,7 @@ impl Context {
             store,
             removing: Mutex::default(),
             storing: Mutex::default(),
+            fetches: Fetches::default(),
             coordinators: Arc::new(Coordinators::new(parts.coordinators)),
             checkpoints: Checkpoints::new(),
             newest: Mutex::default(),

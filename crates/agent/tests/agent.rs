@@ -82,8 +82,12 @@ async fn beats(fake: &Fake, node: &str) {
 }
 
 async fn socket(dir: &Path, attempt: &str) -> WorkerServiceClient<Channel> {
+    socket_of(dir, attempt, 0).await
+}
+
+async fn socket_of(dir: &Path, attempt: &str, rank: u32) -> WorkerServiceClient<Channel> {
     let attempt: outlast_types::AttemptId = attempt.parse().expect("valid");
-    let record = dir.join("workers").join(format!("{}-0/worker.json", attempt.file_name()));
+    let record = dir.join("workers").join(format!("{}-{rank}/worker.json", attempt.file_name()));
     let record: serde_json::Value =
         serde_json::from_slice(&std::fs::read(record).expect("a record")).expect("json");
     let path = PathBuf::from(record["socket"].as_str().expect("a path"));

@@ -56,7 +56,7 @@ impl Unusable {
     }
 }
 
-fn deadline(size_bytes: u64) -> Duration {
+pub(crate) fn deadline(size_bytes: u64) -> Duration {
     DEADLINE_MIN + Duration::from_secs(size_bytes / BYTES_PER_S_MIN)
 }
 

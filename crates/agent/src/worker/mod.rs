@@ -17,6 +17,7 @@ mod slots;
 mod socket;
 pub(crate) mod staged;
 pub(crate) mod start;
+mod twin;
 
 pub(crate) use bundle::prune as prune_bundles;
 pub(crate) use folder::{Record, WorkerDir};
@@ -26,3 +27,4 @@ pub(crate) use memory::is_tmpfs;
 pub(crate) use ready::watch_ready;
 pub(crate) use slots::sweep as sweep_slots;
 pub(crate) use socket::serve_socket;
+pub(crate) use twin::Fetches;

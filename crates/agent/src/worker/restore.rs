@@ -1,15 +1,17 @@
-//! The rank's part of the checkpoint that its attempt starts from: from the own disk, else from a peer, every byte
-//! verified before the worker sees it. "It is bad", "it is not there" and "it cannot be read now" are different answers.
+//! The rank's part of the checkpoint that its attempt starts from: from the own disk, else from a rank beside it that has
+//! the same bytes, else from a peer, every byte verified before the worker sees it. "It is bad", "it is not there" and "it
+//! cannot be read now" are different answers.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use outlast_blobs::{ReadError, ShardKey, pack};
 use outlast_failpoint::{Failpoint, hit};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::folder::WorkerDir;
 use super::handle::WorkerHandle;
+use super::twin;
 use crate::assigned::RestoreFrom;
 use crate::context::{Context, blocking};
 use crate::metrics::Phase;
@@ -49,6 +51,15 @@ pub(super) async fn restore(
             Ok(()) => return restored(),
             Err(unusable) => said.push(("this node".to_owned(), unusable)),
         }
+        // Whoever waits here finds what the rank before it fetched; or fetches beside it, where that hangs.
+        let patience = client::deadline(from.size_bytes);
+        let turn = timeout(patience, context.fetches.turn(from.root)).await;
+        if twin::copy(context, key, &from).await {
+            match unpack_own(context, key, &from, dir).await {
+                Ok(()) => return restored(),
+                Err(unusable) => said.push(("this node's copy of another rank".to_owned(), unusable)),
+            }
+        }
         for peer in from.holders.iter().filter(|peer| peer.node != context.node.as_str()) {
             let fetched = client::get_shard(context, peer, key, &from).await;
             let tried = match fetched {
@@ -67,10 +78,11 @@ pub(super) async fn restore(
                 Err(unusable) => Err(unusable),
             };
             match tried {
-                Ok(()) => return Ok(()),
+                Ok(()) => return restored(),
                 Err(unusable) => said.push(("object store".to_owned(), unusable)),
             }
         }
+        drop(turn);
         if from.holders.is_empty() && !from.stored {
             // Only nodes that are there are named: those that have it are merely away.
             let nobody = "no node that has it is there".to_owned();

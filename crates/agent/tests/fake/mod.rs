@@ -61,6 +61,7 @@ pub(crate) struct Book {
     pub peers: Vec<pb::Peer>,
     pub nodes: BTreeMap<String, NodeBook>,
     pub opened: u64,
+    pub opened_at: BTreeMap<(String, u64), u64>,
     /// The registrations with which opening was asked for.
     pub open_tries: Vec<u64>,
     /// What is said to a step, where it is not simply opened.
@@ -286,11 +287,12 @@ impl NodeService for Fake {
             }
             Some(OpenRule::NotRegistered(_)) | None => {}
         }
-        book.opened += 1;
-        Ok(Response::new(pb::OpenCheckpointResponse {
-            checkpoint: format!("ck{}", book.opened),
-            skipped: false,
-        }))
+        // The same one for all ranks.
+        let step = (request.attempt, request.step);
+        let number = *book.opened_at.get(&step).unwrap_or(&(book.opened + 1));
+        book.opened = book.opened.max(number);
+        book.opened_at.insert(step, number);
+        Ok(Response::new(pb::OpenCheckpointResponse { checkpoint: format!("ck{number}"), skipped: false }))
     }
 
     async fn get_checkpoint_fate(

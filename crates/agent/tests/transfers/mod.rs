@@ -77,8 +77,7 @@ struct Pair {
 }
 
 impl Pair {
-    /// A worker of the first node has saved; its copy to the second one breaks.
-    async fn saved(breaks: Vec<Break>) -> Self {
+    async fn start() -> Self {
         let (fake, tmp) = (Fake::start().await, tempfile::tempdir().expect("a folder"));
         let start = async |name: &str| {
             let config = config(name, &tmp.path().join(name), &[&fake], keeper_exe());
@@ -90,20 +89,54 @@ impl Pair {
         let peer =
             |node: &str, address: SocketAddr| pb::Peer { node: node.into(), address: address.to_string() };
         let peers = [peer("n1", address1), peer("n2", address2)];
-        let worker = shell(A1, LONG);
-        let worker = pb::DesiredWorker { replicas: 2, replica_peers: vec![peers[1].clone()], ..worker };
-        fake.desire("n1", 10, vec![worker]);
-        eventually("started", || has(&fake, "n1", started(A1))).await;
         let weights = tmp.path().join("weights");
         std::fs::create_dir(&weights).expect("makes");
         let bytes: Vec<u8> = (0..BYTES as u64).map(|n| (n.wrapping_mul(2_654_435_761) >> 9) as u8).collect();
         std::fs::write(weights.join("w"), &bytes).expect("writes");
-        *seen2.to_break.lock().expect("sound") = breaks;
-        let mut client = socket(&tmp.path().join("n1"), A1).await;
-        let directory = weights.to_string_lossy().into_owned();
+        Self { fake, tmp, agents, peers, seen: [seen1, seen2] }
+    }
+
+    /// A worker of the first node has saved; its copy to the second one breaks.
+    async fn saved(breaks: Vec<Break>) -> Self {
+        let pair = Self::start().await;
+        let worker = shell(A1, LONG);
+        let worker = pb::DesiredWorker { replicas: 2, replica_peers: vec![pair.peers[1].clone()], ..worker };
+        pair.fake.desire("n1", 10, vec![worker]);
+        eventually("started", || has(&pair.fake, "n1", started(A1))).await;
+        *pair.seen[1].to_break.lock().expect("sound") = breaks;
+        pair.save(0).await;
+        pair
+    }
+
+    /// The rank's worker on the first node saves the same weights as any other.
+    async fn save(&self, rank: u32) {
+        let mut client = socket_of(&self.tmp.path().join("n1"), A1, rank).await;
+        let directory = self.tmp.path().join("weights").to_string_lossy().into_owned();
         let request = worker_pb::SaveCheckpointRequest { step: 7, directory, in_turn: false };
         client.save_checkpoint(request).await.expect("saves");
-        Self { fake, tmp, agents, peers, seen: [seen1, seen2] }
+    }
+
+    /// A worker that ends well if it finds the weights that were saved.
+    fn restored(&self, receipt: &pb::Receipt) -> pb::DesiredWorker {
+        let restore = pb::Restore {
+            checkpoint: receipt.checkpoint.clone(),
+            step: 7,
+            attempt: A1.into(),
+            root: receipt.root.clone(),
+            size_bytes: receipt.size_bytes,
+            holders: self.peers.to_vec(),
+            stored: false,
+        };
+        let weights = self.tmp.path().join("weights/w");
+        let script = format!("cmp $OUTLAST_RESTORE_DIR/w {} && exit 5", weights.display());
+        let worker = shell(A2, &script);
+        pb::DesiredWorker { rank: receipt.rank, restore: Some(restore), ..worker }
+    }
+
+    /// How many of them ended well.
+    fn ended_well(&self) -> usize {
+        let good = |seen: &&Observation| matches!(seen, Observation::Exited { exit, .. } if exit.status == ExitStatus::Code(5));
+        self.fake.observations("n2").iter().filter(good).count()
     }
 
     async fn copied(&self) -> pb::Receipt {
@@ -139,23 +172,39 @@ async fn many_bytes_go_over_several_connections_and_a_cut_one_harms_nothing() {
     // The own copy of the second node is lost: it fetches from the first one.
     let blobs = walk(&pair.tmp.path().join("n2/shards/blobs"));
     blobs.iter().for_each(|path| std::fs::remove_file(path).expect("removed"));
-    let restore = pb::Restore {
-        checkpoint: "ck1".into(),
-        step: 7,
-        attempt: A1.into(),
-        root: receipt.root.clone(),
-        size_bytes: receipt.size_bytes,
-        holders: pair.peers.to_vec(),
-        stored: false,
-    };
-    let weights = pair.tmp.path().join("weights/w");
-    let script = format!("cmp $OUTLAST_RESTORE_DIR/w {} && exit 5", weights.display());
     let fake = &pair.fake;
-    fake.desire("n2", 20, vec![pb::DesiredWorker { restore: Some(restore), ..shell(A2, &script) }]);
+    fake.desire("n2", 20, vec![pair.restored(&receipt)]);
     eventually("released", || has(fake, "n2", released(A2))).await;
-    let good = |seen: &Observation| matches!(seen, Observation::Exited { exit, .. } if exit.status == ExitStatus::Code(5));
-    assert!(has(fake, "n2", good), "{:?}", fake.observations("n2"));
+    assert_eq!(pair.ended_well(), 1, "{:?}", fake.observations("n2"));
     assert_eq!(count(&to_1.connections), u64::from(CONNECTIONS));
+    pair.end().await;
+}
+
+fn of_three(worker: pb::DesiredWorker) -> pb::DesiredWorker {
+    // Nobody listens there, and nobody asks.
+    let rendezvous = "127.0.0.1:9".to_owned();
+    pb::DesiredWorker { world_size: 3, local_world_size: 3, rendezvous, ..worker }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranks_of_a_node_with_equal_bytes_fetch_them_once() {
+    let pair = Pair::start().await;
+    let ranks = (0..3).map(|rank| pb::DesiredWorker { rank, ..of_three(shell(A1, LONG)) });
+    pair.fake.desire("n1", 10, ranks.collect());
+    let running = || pair.fake.observations("n1").iter().filter(|seen| started(A1)(seen)).count();
+    eventually("all have started", || running() == 3).await;
+    for rank in 0..3 {
+        pair.save(rank).await;
+    }
+    let receipts = || pair.fake.node("n1").receipts.into_iter().filter(|one| !one.holders.is_empty());
+    eventually("three receipts", || receipts().count() == 3).await;
+    pair.fake.desire("n2", 20, receipts().map(|one| of_three(pair.restored(&one))).collect());
+    eventually("all have ended", || {
+        pair.fake.observations("n2").iter().filter(|seen| released(A2)(seen)).count() == 3
+    })
+    .await;
+    assert_eq!(pair.ended_well(), 3, "{:?}", pair.fake.observations("n2"));
+    assert_eq!(count(&pair.seen[0].connections), u64::from(CONNECTIONS), "one transfer");
     pair.end().await;
 }
 
