@@ -187,9 +187,18 @@ impl Agent {
                 self.observe_end(key);
             } else {
                 self.workers.insert(key, tracked);
+                let ended = |machine: &mut Machine| machine.procs.get_mut(&key)?.end();
+                if key.rank == 0 && self.machine(ended).is_none() {
+                    self.say_rendezvous(key);
+                }
                 self.observations.push(Observation::Ready { attempt: key.attempt, rank: key.rank });
             }
         }
+    }
+
+    fn say_rendezvous(&mut self, key: WorkerKey) {
+        let address = format!("{}:9999", self.name);
+        self.observations.push(Observation::Rendezvous { attempt: key.attempt, address });
     }
 
     fn observe_end(&mut self, key: WorkerKey) {
@@ -592,8 +601,7 @@ impl Agent {
                     .get_mut(&key)
                     .is_some_and(|t| !std::mem::replace(&mut t.said_rendezvous, true))
             {
-                let address = format!("{}:9999", self.name);
-                self.observations.push(Observation::Rendezvous { attempt, address });
+                self.say_rendezvous(key);
             }
             if boot_now().since(began) < RESTORE_MS || (rank != 0 && assigned.rendezvous.is_none()) {
                 continue;

@@ -326,6 +326,30 @@ fn an_agent_restart_binds_records_and_releases_in_one_entry() {
     );
 }
 
+/// The agent died before it could tell where rank 0 waits for the others, and the next one found rank 0 ended well.
+#[test]
+fn a_gang_that_cannot_meet_any_more_is_started_anew() {
+    let mut world = World::new(2);
+    let job = world.submit("a", &json!({})).0;
+    let command = start(&world, job, 0, &[1, 2]);
+    world.does(command);
+    let a = attempt(1, 1);
+    let mut again = registration(1, 2);
+    again.exited = vec![(a, 0, exit(ExitStatus::Code(0)))];
+    world.register(again);
+    let stopped = world.state.attempt(&a).expect("kept");
+    let cause = Cause::NodeRestarted { node: node(1) };
+    assert_eq!((stopped.phase, &stopped.cause), (AttemptPhase::Stopping, &Some(cause)));
+
+    // Not where the others know it, or run already.
+    let mut world = World::new(2);
+    let a = world.running_job("a", &json!({}));
+    let mut again = registration(1, 2);
+    again.exited = vec![(a, 0, exit(ExitStatus::Code(0)))];
+    world.register(again);
+    assert_eq!(world.state.attempt(&a).map(|a| a.phase), Some(AttemptPhase::Running));
+}
+
 #[test]
 fn what_a_restarted_agent_does_not_have_is_released_and_charged_to_the_machine() {
     let mut world = World::new(1);

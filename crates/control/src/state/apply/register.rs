@@ -7,7 +7,8 @@ use super::coordinators::too_old;
 use super::{Context, Handled, conflict, exhausted, fenced};
 use crate::planted::planted;
 use crate::state::{
-    AssignmentPhase, ClusterState, Event, Limits, Node, NodeCondition, Refusal, Registration, Response,
+    AssignmentPhase, AttemptPhase, ClusterState, Event, Limits, Node, NodeCondition, Refusal, Registration,
+    Response,
 };
 
 impl ClusterState {
@@ -78,6 +79,14 @@ impl ClusterState {
         }
     }
 
+    /// Ranks wait for an address that rank 0's agent did not come to tell. Had it ended well, nobody would tell it any more.
+    fn waits_for_rendezvous(&self, id: &AttemptId) -> bool {
+        self.attempt(id).is_some_and(|attempt| {
+            let is_waiting = attempt.assignments.iter().any(|seat| seat.phase == AssignmentPhase::Assigned);
+            attempt.phase == AttemptPhase::Starting && attempt.rendezvous.is_none() && is_waiting
+        })
+    }
+
     fn bind_workers(&mut self, cx: &mut Context<'_>, new: &Registration) {
         let mut missing = Vec::new();
         for (attempt, rank) in self.held_ranks(&new.node) {
@@ -85,6 +94,10 @@ impl ClusterState {
             if let Some((_, _, exit)) = new.exited.iter().find(|(id, of, _)| is_this(id, *of)) {
                 self.exited(cx, &new.node, &attempt, rank, exit);
                 self.release(cx, &attempt, rank);
+                if rank == 0 && self.waits_for_rendezvous(&attempt) {
+                    let cause = Cause::NodeRestarted { node: new.node.clone() };
+                    self.begin_stop(cx, &attempt, cause, false);
+                }
             } else if !planted!(AdoptedIsGone)
                 && new.adopted.iter().any(|adopted| is_this(&adopted.attempt, adopted.rank))
             {
