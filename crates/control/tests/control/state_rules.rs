@@ -326,6 +326,19 @@ fn an_agent_restart_binds_records_and_releases_in_one_entry() {
     );
 }
 
+/// Two plans may each take another node out before either is applied.
+#[test]
+fn policy_does_not_quarantine_the_only_node_that_takes_work() {
+    let mut world = World::new(2);
+    let incarnation = Some(world.incarnation());
+    let quarantine =
+        |n: u64| Command::QuarantineNode { node: node(n), reason: "test".to_owned(), incarnation };
+    world.does(quarantine(1));
+    assert!(is_conflict(&world.refused(quarantine(2))));
+    world.does(Command::UncordonNode { node: node(1) });
+    world.does(quarantine(2));
+}
+
 /// The agent died before it could tell where rank 0 waits for the others, and the next one found rank 0 ended well.
 #[test]
 fn a_gang_that_cannot_meet_any_more_is_started_anew() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use outlast_types::{NodeId, RegistrationId};
 
-use super::{Context, Handled, REASON_BYTES_MAX, bounded, fenced, invalid, not_found};
+use super::{Context, Handled, REASON_BYTES_MAX, bounded, conflict, fenced, invalid, not_found};
 use crate::state::{ClusterState, Event, Incarnation, Node, NodeCondition, Refusal, Response};
 
 /// Labels of one node, and the length of a label's name or value: a node record stays small.
@@ -60,6 +60,11 @@ impl ClusterState {
         incarnation: Option<Incarnation>,
     ) -> Handled {
         self.check_planned(incarnation)?;
+        // The planner looks at this, too, but may have planned another one that was on its way.
+        let is_other = |other: &Node| other.id != *node && other.accepts_work();
+        if incarnation.is_some() && !self.nodes.values().any(is_other) {
+            return Err(conflict(format!("{node} is the only node that takes work: better than none")));
+        }
         self.node_mut(node)?.quarantined = Some(bounded(reason, REASON_BYTES_MAX));
         Ok(changed(cx, node, &format!("quarantined: {}", bounded(reason, REASON_BYTES_MAX))))
     }
