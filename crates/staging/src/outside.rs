@@ -14,6 +14,8 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 const MARK: &str = "owner";
 /// Longer paths cannot be opened.
 const OWNER_BYTES_MAX: u64 = 4_096;
+/// Each is lost only to another agent that starts at the same moment.
+const TRIES_MAX: u32 = 1_000;
 
 /// Says of a folder that is about to be made whose it is, as long as the answer is kept.
 ///
@@ -21,24 +23,44 @@ const OWNER_BYTES_MAX: u64 = 4_096;
 /// What the file system says; or the place is taken by somebody else's mark.
 pub fn mark_outside(dir: &Path, owner: &Path) -> io::Result<File> {
     let path = dir.with_extension(MARK);
-    let mut open = OpenOptions::new();
-    open.read(true).write(true).create(true).truncate(false).mode(0o600);
-    let mut file = open.custom_flags(OFlags::NOFOLLOW.bits() as i32).open(&path)?;
-    flock(&file, FlockOperation::LockShared)?;
-    let meta = file.metadata()?;
-    let is_there = fs::symlink_metadata(&path).is_ok_and(|there| there.ino() == meta.ino());
-    if meta.uid() != own_uid()? || !is_there {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} is not ours", path.display())));
+    let taken = |said: String| io::Error::new(io::ErrorKind::AlreadyExists, said);
+    let mut opened = None;
+    // Without its text a mark looks like one that nobody needs: another agent that starts just now may take it away.
+    for _ in 0..TRIES_MAX {
+        opened = open_mark(&path)?;
+        if opened.is_some() {
+            break;
+        }
+    }
+    let mut file =
+        opened.ok_or_else(|| taken(format!("{} is taken away again and again", path.display())))?;
+    if file.metadata()?.uid() != own_uid()? {
+        return Err(taken(format!("{} is not ours", path.display())));
     }
     match read_owner(&file)? {
         known if known.as_os_str().is_empty() => file.write_all(owner.as_os_str().as_bytes())?,
         known if known == owner => {}
         known => {
             let said = format!("{} says that it is for {}", path.display(), known.display());
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, said));
+            return Err(taken(said));
         }
     }
     Ok(file)
+}
+
+/// Opened and locked. `None`: it was taken away before it was locked.
+fn open_mark(path: &Path) -> io::Result<Option<File>> {
+    let mut open = OpenOptions::new();
+    open.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let file = open.custom_flags(OFlags::NOFOLLOW.bits() as i32).open(path)?;
+    flock(&file, FlockOperation::LockShared)?;
+    Ok(is_at(path, &file)?.then_some(file))
+}
+
+/// Whether it is still this file that has the name.
+fn is_at(path: &Path, file: &File) -> io::Result<bool> {
+    let inode = file.metadata()?.ino();
+    Ok(fs::symlink_metadata(path).is_ok_and(|there| there.ino() == inode))
 }
 
 fn own_uid() -> io::Result<u32> {
@@ -80,7 +102,7 @@ fn find_in(place: &Path, fits: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
 pub fn remove_outside(dir: &Path) -> io::Result<bool> {
     let path = dir.with_extension(MARK);
     let mark = File::open(&path)?;
-    if flock(&mark, FlockOperation::NonBlockingLockExclusive).is_err() {
+    if flock(&mark, FlockOperation::NonBlockingLockExclusive).is_err() || !is_at(&path, &mark)? {
         return Ok(false);
     }
     match fs::remove_dir_all(dir) {
@@ -94,6 +116,28 @@ pub fn remove_outside(dir: &Path) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As two agents do that start together on one machine: one makes its mark, and the other takes it for one of nobody.
+    #[test]
+    fn a_mark_that_is_taken_away_before_it_is_locked_is_made_again() {
+        let tmp = tempfile::tempdir().expect("a folder");
+        let dir = tmp.path().join("outlast-1");
+        for _ in 0..20 {
+            let path = dir.with_extension(MARK);
+            let other = File::create(&path).expect("made");
+            flock(&other, FlockOperation::LockExclusive).expect("locked");
+            std::thread::scope(|scope| {
+                let marking = scope.spawn(|| mark_outside(&dir, tmp.path()));
+                // For the mark to be opened; without that there is nothing to see, and nothing fails.
+                std::thread::sleep(std::time::Duration::from_millis(5));
+                fs::remove_file(&path).expect("removed");
+                drop(other);
+                drop(marking.join().expect("no panic").expect("marked"));
+            });
+            assert_eq!(fs::read(&path).expect("there"), tmp.path().as_os_str().as_bytes());
+            fs::remove_file(&path).expect("removed");
+        }
+    }
 
     #[test]
     fn a_folder_outside_is_found_by_its_owner_and_removed_with_its_mark_when_that_is_gone() {
