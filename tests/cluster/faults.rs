@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::disk::{SmallDisk, fill};
 use super::harness::{Job, Outlast, exe, get, is_root, wait_for};
 use super::saver::{
-    Saver, check_all, checkpoints, files, refusal_file, sealed_step, stop_file, wait_next_seal,
+    Saver, check_all, check_bytes, checkpoints, files, refusal_file, sealed_step, stop_file, wait_next_seal,
 };
 
 fn stop(outlast: &Outlast, job: &str, saver: &Saver<'_>) -> Job {
@@ -208,6 +208,31 @@ fn shard_of(outlast: &Outlast, node: &str, job: &str) -> Option<PathBuf> {
     let name = format!("0-{}", newest["shards"][0]["root"].as_str()?);
     let below = outlast.cluster.folder().join(node).join("shards/blobs");
     files(&below).into_iter().find(|path| path.file_name().is_some_and(|file| *file == *name))
+}
+
+#[test]
+fn faults_export_goes_on_at_the_good_holder_from_where_the_damaged_one_stopped() {
+    let outlast = Outlast::start(1, 2);
+    let folder = outlast.cluster.folder().to_owned();
+    // Many messages, and an extent that is not all in the first.
+    let size_bytes = 4 << 20;
+    let saver = Saver { steps: Some(2), size_bytes, way: "folder", ..Saver::new("exported", &folder) };
+    let job = outlast.submit(&saver.spec());
+    outlast.wait_success(&job);
+    // Whichever is asked first.
+    for node in ["n1", "n2"] {
+        let path = wait_for("a copy at each node", || shard_of(&outlast, node, &job));
+        let good = fs::read(&path).expect("a shard");
+        change(&path, |bytes| bytes[70_000] ^= 1);
+        check_bytes(&outlast, &job, size_bytes);
+        fs::remove_dir_all(folder.join(format!("export-of-{job}"))).expect("exported");
+        outlast.run(&["checkpoint", "verify", &job, "--deep"]);
+        wait_for("the copy to be good again", || {
+            (fs::read(&path).is_ok_and(|bytes| bytes == good)).then_some(())
+        });
+    }
+    check_all(&outlast, &job, &saver);
+    outlast.assert_nothing_left();
 }
 
 type Damage = fn(&mut Vec<u8>);

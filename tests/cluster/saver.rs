@@ -246,7 +246,7 @@ fn check_order(outlast: &Outlast, job: &str) {
 }
 
 /// The newest sealed checkpoint, exported and compared with what the program must have saved.
-fn check_bytes(outlast: &Outlast, job: &str, size_bytes: usize) {
+pub(crate) fn check_bytes(outlast: &Outlast, job: &str, size_bytes: usize) {
     let to = outlast.cluster.folder().join(format!("export-of-{job}"));
     let told = outlast.json(&["checkpoint", "export", job, "--to", &to.to_string_lossy()]);
     let step = told["step"].as_u64().expect("a step");

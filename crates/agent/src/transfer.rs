@@ -115,7 +115,7 @@ impl Read for ChunkReader {
     }
 }
 
-/// Reads in chunks on a blocking thread. An error is the last item.
+/// Reads in chunks on a blocking thread. An error is the last item. Of a shard no byte comes before its extent is verified.
 pub(crate) fn read_chunks<R: Read + Send + 'static>(mut source: R) -> mpsc::Receiver<io::Result<Bytes>> {
     let chunks = std::iter::from_fn(move || {
         let mut chunk = Vec::new();

@@ -416,6 +416,24 @@ fn a_bad_extent_that_was_read_ahead_is_told_in_its_turn_and_read_again_when_aske
 }
 
 #[test]
+fn bytes_that_are_kept_as_evidence_outlive_a_copy_that_could_not_take_their_place() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let bytes = content(3 * EXTENT as usize);
+    let meta = put(&store(dir.path()), &key(1, 0), &bytes);
+    let data = data_path(dir.path(), &meta);
+    fs::write(&data, b"what is left").expect("damaged");
+    fs::remove_file(beside(&data, "ext")).expect("removed");
+    let store = store(dir.path());
+    assert_eq!(store.list(), []);
+    // The hashes of the copy cannot be written, as on a full disk.
+    fs::create_dir_all(beside(&data, "ext").join("in the way")).expect("made");
+    let mut writer = store.begin(None).expect("begun");
+    writer.write_all(&bytes).expect("written");
+    assert!(matches!(writer.finish(&key(1, 0)), Err(WriteError::Io { .. })));
+    assert_eq!(fs::read(&data).expect("kept"), b"what is left");
+}
+
+#[test]
 fn a_shard_that_cannot_get_its_name_leaves_nothing_beside_it() {
     let dir = tempfile::tempdir().expect("a folder");
     let store = store(dir.path());

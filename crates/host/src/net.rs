@@ -9,9 +9,23 @@ pub use turmoil::net::{TcpListener, TcpStream};
 
 /// The connections that come, for a gRPC server.
 #[cfg(not(feature = "simulated"))]
-pub fn incoming(listener: TcpListener) -> tonic::transport::server::TcpIncoming {
-    tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true))
+pub fn incoming(
+    listener: TcpListener,
+) -> impl tokio_stream::Stream<Item = std::io::Result<TcpStream>> + Send + 'static {
+    use tokio_stream::StreamExt as _;
+    let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+    incoming.then(|accepted| async move {
+        if let Err(error) = &accepted {
+            tracing::warn!(%error, "a connection could not be accepted; if files are the limit, raise it (ulimit -n)");
+            tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
+        }
+        accepted
+    })
 }
+
+/// Out of file descriptors the next try would fail at once, and so on.
+#[cfg(not(feature = "simulated"))]
+const ACCEPT_AGAIN_AFTER: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// A channel that connects when it is first used, and again whenever it broke. Has to be called inside a tokio runtime.
 #[cfg(not(feature = "simulated"))]

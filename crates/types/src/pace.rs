@@ -24,9 +24,9 @@ impl Pace {
         self.turn.minus(self.slack_ms).since(now)
     }
 
-    /// One came.
+    /// One came. Also where they come without waiting, more often than they should, the next one waits for one spacing at most.
     pub fn take(&mut self, now: BootTime) {
-        self.turn = self.turn.max(now).plus(self.every_ms);
+        self.turn = self.turn.max(now).min(now.plus(self.slack_ms)).plus(self.every_ms);
     }
 }
 
@@ -47,6 +47,13 @@ mod tests {
         assert_eq!(came, [1_000, 1_000, 1_000, 1_010, 1_020, 1_030]);
         assert_eq!(pace.wait_ms(now), 10);
         assert_eq!(pace.wait_ms(now.plus(1_000)), 0, "it has rested");
+    }
+
+    #[test]
+    fn those_that_did_not_wait_are_not_paid_for_later() {
+        let mut pace = Pace::new(10, 3);
+        (0..10_000).for_each(|_| pace.take(BootTime(1_000)));
+        assert_eq!(pace.wait_ms(BootTime(1_000)), 10);
     }
 
     #[test]

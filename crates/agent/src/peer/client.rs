@@ -172,6 +172,9 @@ pub(crate) async fn get_shard(
     }
     match incoming.finish().await {
         Ok(_) => Ok(()),
+        // Over several connections the parts may be of different tries, or all of it came over each: the holder would have
+        // said itself that its bytes are damaged.
+        Err(ReceiveError::Mismatch(reason)) if count > 1 => Err(Unusable::Transient(reason)),
         Err(ReceiveError::Mismatch(reason)) => Err(Unusable::Corrupt(reason)),
         Err(ReceiveError::Write(reason) | ReceiveError::Late(reason)) => Err(Unusable::Local(reason)),
     }

@@ -20,7 +20,7 @@ const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// place given to another one.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections that are still open after the shutdown are cut.
+/// Connections that are still open so long after the shutdown are not waited for.
 const DRAIN: Duration = Duration::from_millis(1_500);
 
 /// Serves until the shutdown.
@@ -55,7 +55,7 @@ pub(crate) fn serve(context: &Arc<Context>, listeners: Vec<TcpListener>) {
                         tracing::error!(error = %err, "the agent's port is not served any more");
                     }
                 }
-                () = cut => tracing::debug!("open connections are cut"),
+                () = cut => tracing::debug!("open connections are left to their own end"),
             }
         });
     }

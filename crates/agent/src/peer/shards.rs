@@ -148,7 +148,10 @@ pub(super) async fn get(
             }
         })
     };
-    let mut dealt_chunks = deal_chunks(reader, lane.count).into_iter().map(watched);
+    // A single connection may lead to somebody who passes the bytes on before the whole is hashed.
+    let dealt_chunks =
+        if lane.count == 1 { vec![read_chunks(reader)] } else { deal_chunks(reader, lane.count) };
+    let mut dealt_chunks = dealt_chunks.into_iter().map(watched);
     let own = dealt_chunks.next().expect("there is one connection at least");
     let others = lane.others().zip(dealt_chunks);
     let held = others.map(|(lane, chunks)| dealt.leave(lane, served(chunks, ())));

@@ -23,7 +23,7 @@ const SCRUB_EVERY_MS: Millis = 24 * 3_600_000;
 const SCRUB_BYTES_PER_S: u64 = 16 << 20;
 
 /// A shard that is this old and has no seal is asked for: the log may have sealed it when the disk did not take the note.
-/// Asked again after the same time, and twice as long each time.
+/// Asked again after twice that time, and twice as long each time.
 const UNSEALED_MS: Millis = 60_000;
 const UNSEALED_MS_MAX: Millis = 3_600_000;
 

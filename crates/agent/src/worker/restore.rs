@@ -53,8 +53,9 @@ pub(super) async fn restore(
         }
         // Whoever waits here finds what the rank before it fetched; or fetches beside it, where that hangs.
         let patience = client::deadline(from.size_bytes);
-        let turn = timeout(patience, context.fetches.turn(from.root)).await;
+        let mut turn = timeout(patience, context.fetches.turn(from.root)).await.ok();
         if twin::copy(context, key, &from).await {
+            turn = None;
             match unpack_own(context, key, &from, dir).await {
                 Ok(()) => return restored(),
                 Err(unusable) => said.push(("this node's copy of another rank".to_owned(), unusable)),

@@ -213,7 +213,7 @@ async fn a_sender_that_vanished_in_the_middle_gives_its_place_back() {
     let pair = Pair::saved(vec![Break::Freeze; CONNECTIONS as usize]).await;
     eventually("all connections are frozen", || count(&pair.seen[1].broken) == u64::from(CONNECTIONS)).await;
     pair.copied().await;
-    // The frozen connections are still there: only their silence tells.
+    // The frozen connections are still there: their silence, or the call's deadline, ends them.
     eventually("nothing is left of the first try", || pair.half_written() == 0).await;
     pair.end().await;
 }

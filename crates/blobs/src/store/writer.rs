@@ -132,6 +132,7 @@ impl ShardStore {
         let _layout = self.inner.layout.lock();
         files::create_dir_durable(folder)?;
         let outboard_at = with_suffix(&data, "ext");
+        let is_new = !data.is_file();
         let placed = files::write_durable(&self.inner.root.join("tmp"), &outboard_at, &outboard.encode())
             .and_then(|()| tmp.place(&data))
             .and_then(|()| hit(Failpoint::AgentWriteAfterRename))
@@ -139,8 +140,8 @@ impl ShardStore {
             .and_then(|_| files::sync_dir(folder));
         let shard = (meta.key, meta.root);
         if let Err(err) = placed {
-            // A name that nobody knows of would stay for ever. The same shard, written earlier, is known.
-            if !self.inner.index.lock().contains_key(&shard) {
+            // A name that nobody knows of would stay for ever. The same shard, written earlier, is known, or was set aside.
+            if is_new && !self.inner.index.lock().contains_key(&shard) {
                 let _ = files::remove_if_there(&data);
                 let _ = files::remove_if_there(&outboard_at);
             }
