@@ -1,7 +1,7 @@
 //! Uploads to an S3 server, by agents that die in the middle.
 
 #[path = "../../crates/blobs/tests/objects/proxy.rs"]
-#[allow(dead_code, reason = "the store's own tests use all of it")]
+#[expect(dead_code, reason = "the store's own tests use all of it")]
 mod proxy;
 #[path = "../../crates/blobs/tests/objects/s3.rs"]
 mod s3;

@@ -354,7 +354,18 @@ fn a_gang_that_cannot_meet_any_more_is_started_anew() {
     let cause = Cause::NodeRestarted { node: node(1) };
     assert_eq!((stopped.phase, &stopped.cause), (AttemptPhase::Stopping, &Some(cause)));
 
-    // Not where the others know it, or run already.
+    // Not where the others know the place.
+    let mut world = World::new(2);
+    let job = world.submit("a", &json!({})).0;
+    let command = start(&world, job, 0, &[1, 2]);
+    world.does(command);
+    world.observe(1, Observation::Rendezvous { attempt: a, address: "n1:9".to_owned() });
+    let mut again = registration(1, 2);
+    again.exited = vec![(a, 0, exit(ExitStatus::Code(0)))];
+    world.register(again);
+    assert_eq!(world.state.attempt(&a).map(|a| a.phase), Some(AttemptPhase::Starting));
+
+    // Nor where they run already.
     let mut world = World::new(2);
     let a = world.running_job("a", &json!({}));
     let mut again = registration(1, 2);
