@@ -22,6 +22,7 @@ const ONLY: &[(&str, &[&str])] = &[
     ("prost", &["outlast-proto", "outlast-coordinator"]),
     ("outlast-consensus", &["outlast-coordinator", "outlast", "outlast-cluster-sim"]),
     ("outlast-process", &["outlast-agent", "outlast"]),
+    ("outlast-mapping", &["outlast-staging"]),
     ("outlast-coordinator", &["outlast", "outlast-cluster-sim"]),
     ("outlast-agent", &["outlast"]),
     ("outlast-testkit", &[]),

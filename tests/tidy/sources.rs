@@ -74,10 +74,12 @@ fn tidy_nothing_is_left_to_do_later() {
 }
 
 #[test]
-fn tidy_unsafe_stays_in_the_process_crate() {
-    let word = ["unsafe", " {"].concat();
-    for path in rust_files().iter().filter(|path| !short(path).starts_with("crates/process/")) {
+fn tidy_unsafe_stays_in_two_files() {
+    const MAY: [&str; 2] = ["crates/mapping/src/lib.rs", "crates/process/src/keeper/launch.rs"];
+    let words = [" {", " impl", " fn"].map(|next| ["unsafe", next].concat());
+    for path in rust_files().iter().filter(|path| !MAY.contains(&short(path).as_str())) {
         let text = fs::read_to_string(path).expect("readable");
-        assert!(!text.contains(&word), "{} uses unsafe code; only crates/process may", short(path));
+        let has = words.iter().any(|word| text.contains(word));
+        assert!(!has, "{} uses unsafe code; only {MAY:?} may", short(path));
     }
 }

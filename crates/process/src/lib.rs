@@ -8,8 +8,7 @@
 //!    │  keeper.sock (JSON lines)│ stdout, stderr ──► log/NNNNNN.seg
 //!    │◄────── exit record ──────┘ end ──► exit.json (fsynced before anybody is told)
 //! ```
-//! Blocking throughout: the keeper has two threads and no runtime. This is the only crate that may use `unsafe`, and
-//! only its module `keeper::launch` does.
+//! Blocking throughout: the keeper has two threads and no runtime. Of its modules only `keeper::launch` may use `unsafe`.
 
 pub mod cgroup;
 mod clock;

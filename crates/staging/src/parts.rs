@@ -1,10 +1,11 @@
 //! A checkpoint's named parts, packed exactly as the agent packs a folder with files of the same names and bytes: restore
 //! cannot tell the two apart. Nothing is gathered in between; each part is copied once, into the slot.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use tar::{EntryType, Header};
@@ -16,7 +17,7 @@ const BLOCK_BYTES: u64 = 512;
 const END_BYTES: u64 = 2 * BLOCK_BYTES;
 const MODE: u32 = 0o644;
 /// What a thread copies at a time, and how many copy: memory is no faster with more.
-const COPY_BYTES: usize = 8 << 20;
+pub(crate) const COPY_BYTES: usize = 8 << 20;
 const COPIERS_MAX: usize = 4;
 
 /// Why parts cannot be a checkpoint.
@@ -71,41 +72,46 @@ impl<'a> Parts<'a> {
     ///
     /// # Errors
     /// What the file says.
-    pub fn write_at(&self, out: &File, mut at: u64) -> io::Result<()> {
+    pub fn write_at(&self, out: &File, at: u64) -> io::Result<()> {
+        in_parallel(self.pieces(at)?, |(at, bytes)| out.write_all_at(&bytes, at))
+    }
+
+    /// The archive from `at` on, in order and without a gap, in pieces that one thread copies.
+    pub(crate) fn pieces(&self, mut at: u64) -> io::Result<Vec<(u64, Cow<'a, [u8]>)>> {
         const ZEROS: [u8; END_BYTES as usize] = [0; END_BYTES as usize];
-        let mut copies = Vec::new();
+        let mut pieces = Vec::new();
+        let mut add = |bytes: Cow<'a, [u8]>| {
+            let count = bytes.len() as u64;
+            pieces.push((at, bytes));
+            at += count;
+        };
         for (name, bytes) in &self.parts {
-            out.write_all_at(header(name, bytes.len() as u64)?.as_bytes(), at)?;
-            at += BLOCK_BYTES;
-            for copy in bytes.chunks(COPY_BYTES) {
-                copies.push((at, copy));
-                at += copy.len() as u64;
-            }
+            add(Cow::Owned(header(name, bytes.len() as u64)?.as_bytes().to_vec()));
+            bytes.chunks(COPY_BYTES).for_each(|chunk| add(Cow::Borrowed(chunk)));
             // An older checkpoint's bytes may lie there.
-            let padding = at.next_multiple_of(BLOCK_BYTES) - at;
-            out.write_all_at(&ZEROS[..padding as usize], at)?;
-            at += padding;
+            let padding = bytes.len().next_multiple_of(BLOCK_BYTES as usize) - bytes.len();
+            add(Cow::Borrowed(&ZEROS[..padding]));
         }
-        out.write_all_at(&ZEROS, at)?;
-        copy_all(out, &copies)
+        add(Cow::Borrowed(&ZEROS));
+        Ok(pieces)
     }
 }
 
-fn copy_all(out: &File, copies: &[(u64, &[u8])]) -> io::Result<()> {
-    let next = AtomicUsize::new(0);
-    let work = || {
-        while let Some((at, bytes)) = copies.get(next.fetch_add(1, Ordering::Relaxed)) {
-            out.write_all_at(bytes, *at)?;
-        }
-        Ok(())
-    };
+/// Does all of `work`, on some threads where there is much of it.
+pub(crate) fn in_parallel<T: Send>(
+    pieces: Vec<T>,
+    work: impl Fn(T) -> io::Result<()> + Sync,
+) -> io::Result<()> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let threads = cores.min(COPIERS_MAX).min(copies.len());
+    let threads = cores.min(COPIERS_MAX).min(pieces.len());
+    let pieces = Mutex::new(pieces.into_iter());
+    let next = || pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let share = || std::iter::from_fn(next).try_for_each(&work);
     thread::scope(|scope| {
         // One that cannot be started leaves its share to the others.
-        let start = |_| thread::Builder::new().name("stage".to_owned()).spawn_scoped(scope, work).ok();
+        let start = |_| thread::Builder::new().name("stage".to_owned()).spawn_scoped(scope, share).ok();
         let helpers: Vec<_> = (1..threads).filter_map(start).collect();
-        let own = work();
+        let own = share();
         let joined = helpers.into_iter().map(|helper| helper.join().expect("it only copies"));
         joined.fold(own, Result::and)
     })

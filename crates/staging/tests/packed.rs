@@ -4,7 +4,7 @@ use std::io::Read;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 
 use outlast_blobs::{PackLimits, pack_dir, unpack};
-use outlast_staging::{DATA_AT, Parts};
+use outlast_staging::{DATA_AT, MappedSlot, Parts};
 
 #[test]
 fn parts_are_packed_as_a_folder_with_the_same_files() {
@@ -24,13 +24,23 @@ fn parts_are_packed_as_a_folder_with_the_same_files() {
     pack_dir(&dir, &mut folder, PackLimits::CHECKPOINT).expect("packed");
 
     let parts = Parts::new(&given).expect("good names");
-    let slot = tempfile::tempfile().expect("a file");
-    // What an earlier checkpoint left in the slot must not show through.
-    slot.write_all_at(&vec![0xff; 20_200_000], 0).expect("written");
-    parts.write_at(&slot, DATA_AT).expect("written");
     let mut staged = vec![0; parts.packed_bytes() as usize];
-    slot.read_exact_at(&mut staged, DATA_AT).expect("read");
-    assert!(staged == folder, "the bytes differ");
+    for is_mapped in [false, true] {
+        let slot = tempfile::tempfile_in("/dev/shm").expect("a file in shared memory");
+        // What an earlier checkpoint left in the slot must not show through.
+        slot.write_all_at(&vec![0xff; 20_200_000], 0).expect("written");
+        if is_mapped {
+            let mut mapped = MappedSlot::new(&slot).expect("mapped");
+            mapped.write_at(&parts, DATA_AT).expect("room");
+        } else {
+            parts.write_at(&slot, DATA_AT).expect("written");
+        }
+        slot.read_exact_at(&mut staged, DATA_AT).expect("read");
+        assert!(staged == folder, "the bytes differ (mapped: {is_mapped})");
+        let mut beside = [0];
+        slot.read_exact_at(&mut beside, DATA_AT + staged.len() as u64).expect("read");
+        assert_eq!(beside, [0xff], "beyond its end");
+    }
     let back = tmp.path().join("back");
     unpack(staged.as_slice().take(u64::MAX), &back, PackLimits::CHECKPOINT).expect("unpacked");
     assert_eq!(std::fs::read(back.join("weights")).expect("there"), big);

@@ -1,7 +1,8 @@
 //! Saving from memory: the parts are copied into a slot that the agent owns, and the training goes on. The agent, which
 //! outlives this process, writes them to its disk.
 
-use std::fs::OpenOptions;
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use outlast_failpoint::{Failpoint, hit};
 use outlast_proto::worker::v1::{
     BeginSaveRequest, OpenSlotsRequest, SaveStagedRequest, Slot, WaitSavedRequest,
 };
-use outlast_staging::{DATA_AT, Parts, SlotHeader, SlotState};
+use outlast_staging::{DATA_AT, MappedSlot, Parts, SlotHeader, SlotState};
 
 use crate::error::{CallError, SaveError};
 use crate::link::persist;
@@ -25,6 +26,9 @@ pub struct Staged {
     /// How long the call took that staged it: all that the training had to wait.
     pub stall: Duration,
 }
+
+/// By index: the agent hands out two, again and again.
+pub(crate) type MappedSlots = BTreeMap<u32, MappedSlot>;
 
 impl Worker {
     /// Hands the parts over as this rank's part of the checkpoint at `step`. Returns when they are copied into memory
@@ -51,6 +55,13 @@ impl Worker {
             async move { client.open_slots(OpenSlotsRequest { size_bytes }).await }
         };
         let slots = self.wait(persist(SAVE_MAX, call))?.slots;
+        let mut mapped = self.staging();
+        for slot in &slots {
+            // A save writes what cannot be mapped, and says what is wrong with it.
+            if let Ok(file) = open(slot) {
+                map(&mut mapped, slot, &file, DATA_AT + size_bytes);
+            }
+        }
         Ok(slots.iter().all(|slot| slot.in_memory))
     }
 
@@ -80,16 +91,23 @@ impl Worker {
     fn stage(&self, step: u64, parts: &[(&str, &[u8])], in_turn: bool) -> Result<Staged, SaveError> {
         let parts = Parts::new(parts)?;
         // One is begun at a time: a later one would give it up.
-        let _one = self.staging();
+        let mut mapped = self.staging();
         let began = Instant::now();
         let saving = self.board().wishes().save_begins(step);
-        let staged = self.copy(step, &parts, in_turn, began);
+        let staged = self.copy(step, &parts, in_turn, began, &mut mapped);
         self.note_failure(saving, staged.as_ref().err());
         let stall = began.elapsed();
         staged.map(|()| Staged { step, size_bytes: parts.packed_bytes(), stall })
     }
 
-    fn copy(&self, step: u64, parts: &Parts<'_>, in_turn: bool, began: Instant) -> Result<(), SaveError> {
+    fn copy(
+        &self,
+        step: u64,
+        parts: &Parts<'_>,
+        in_turn: bool,
+        began: Instant,
+        mapped: &mut MappedSlots,
+    ) -> Result<(), SaveError> {
         let unheard = |source| SaveError::Slot { path: PathBuf::new(), source };
         hit(Failpoint::WorkerOpenBeforeCall).map_err(unheard)?;
         let request = BeginSaveRequest { step, size_bytes: parts.packed_bytes(), in_turn };
@@ -106,7 +124,7 @@ impl Worker {
             return Ok(());
         }
         let slot = begun.slot.ok_or_else(|| bad("slot", ""))?;
-        let filled = self.fill(&slot, step, parts);
+        let filled = self.fill(&slot, step, parts, mapped);
         let failed = filled.as_ref().err().map(io::Error::to_string).unwrap_or_default();
         let stall_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         let given = self.give(SaveStagedRequest { step, slot: slot.index, stall_us, failed });
@@ -114,14 +132,17 @@ impl Worker {
         Ok(given?)
     }
 
-    fn fill(&self, slot: &Slot, step: u64, parts: &Parts<'_>) -> io::Result<()> {
+    fn fill(&self, slot: &Slot, step: u64, parts: &Parts<'_>, mapped: &mut MappedSlots) -> io::Result<()> {
         let length = parts.packed_bytes();
         if slot.size_bytes < length {
             return Err(io::Error::other(format!("it has {} bytes of room for {length}", slot.size_bytes)));
         }
-        let file = OpenOptions::new().read(true).write(true).open(&slot.path)?;
+        let file = open(slot)?;
         hit(Failpoint::WorkerStageBeforeCopy)?;
-        parts.write_at(&file, DATA_AT)?;
+        match map(mapped, slot, &file, DATA_AT + length) {
+            Some(mapping) => mapping.write_at(parts, DATA_AT)?,
+            None => parts.write_at(&file, DATA_AT)?,
+        }
         hit(Failpoint::WorkerStageBeforeMark)?;
         // Last: from here on the bytes survive this process.
         let (state, sequence, attempt) = (SlotState::Staged, slot.sequence, self.attempt());
@@ -137,4 +158,24 @@ impl Worker {
         };
         self.wait(persist(QUICK_MAX, call)).map(|_| ())
     }
+}
+
+fn open(slot: &Slot) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(&slot.path)
+}
+
+/// The slot's mapping with its first `end` bytes. `None`: it is to be written as a file.
+fn map<'a>(mapped: &'a mut MappedSlots, slot: &Slot, file: &File, end: u64) -> Option<&'a mut MappedSlot> {
+    let does = |kept: &&mut MappedSlot| kept.has(file, end).unwrap_or(false);
+    if !slot.in_memory || mapped.get_mut(&slot.index).filter(does).is_none() {
+        // First, so that a file that is gone keeps no memory.
+        mapped.remove(&slot.index);
+        if slot.in_memory {
+            match MappedSlot::new(file) {
+                Ok(new) => drop(mapped.insert(slot.index, new)),
+                Err(err) => tracing::debug!(slot = slot.index, error = %err, "a slot cannot be mapped"),
+            }
+        }
+    }
+    mapped.get_mut(&slot.index).filter(does)
 }

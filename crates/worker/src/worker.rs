@@ -16,6 +16,7 @@ use crate::error::{CallError, ConnectError, ReportError, SaveError, WaitError};
 use crate::link::{self, Client, persist};
 use crate::reporter::{self, Board};
 use crate::signals;
+use crate::staging::MappedSlots;
 use crate::wishes::{Report, Saving};
 
 /// Names the agent's socket; unset where nobody supervises.
@@ -57,7 +58,7 @@ pub struct Worker {
     identity: Identity,
     client: Client,
     board: Arc<Board>,
-    staging: Mutex<()>,
+    staging: Mutex<MappedSlots>,
     runtime: Option<Runtime>,
 }
 
@@ -110,7 +111,7 @@ impl Worker {
         let board = Arc::new(Board::default());
         runtime.spawn(reporter::run(client.clone(), Arc::clone(&board)));
         runtime.spawn(signals::run(client.clone(), Arc::clone(&board), me));
-        Ok(Worker { identity, client, board, staging: Mutex::new(()), runtime: Some(runtime) })
+        Ok(Worker { identity, client, board, staging: Mutex::default(), runtime: Some(runtime) })
     }
 
     /// This worker's place in its group, from 0.
@@ -271,8 +272,8 @@ impl Worker {
         &self.board
     }
 
-    pub(crate) fn staging(&self) -> MutexGuard<'_, ()> {
-        // Nothing is guarded that a panic could leave half-written.
+    pub(crate) fn staging(&self) -> MutexGuard<'_, MappedSlots> {
+        // A mapping is kept only once it is whole.
         self.staging.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -101,6 +101,28 @@ fn parts_are_in_the_agents_memory_when_the_call_returns() {
     assert_eq!(worker.wait_saved(&staged, LONG).expect("saved").checkpoint, "ck7");
 }
 
+/// The worker keeps slots mapped; what it has mapped may not be what the agent means any more.
+#[test]
+fn a_slot_that_is_another_file_or_has_grown_is_mapped_anew() {
+    let (agent, worker) = connected();
+    let mut step = 0;
+    let mut save = |size: usize| {
+        step += 1;
+        let weights = vec![step as u8; size];
+        worker.save_parts(step, &[("weights", &weights)]).expect("staged");
+        assert!(
+            std::fs::read(agent.script.kept(step).join("weights")).expect("kept") == weights,
+            "step {step}"
+        );
+    };
+    save(5_000);
+    save(5_000);
+    std::fs::remove_file(agent.script.slot_path()).expect("gone");
+    save(5_000);
+    save(3 << 20);
+    save(5_000);
+}
+
 #[test]
 fn parts_that_are_skipped_or_cannot_be_staged_say_so() {
     let (agent, worker) = connected();

@@ -71,8 +71,12 @@ impl Script {
 }
 
 impl Script {
+    pub(crate) fn slot_path(&self) -> PathBuf {
+        self.root.join("slot")
+    }
+
     fn slot(&self, index: u32, size_bytes: u64) -> Slot {
-        let path = self.root.join("slot");
+        let path = self.slot_path();
         let file = std::fs::File::options().create(true).truncate(false).write(true).open(&path);
         file.expect("made").set_len(DATA_AT + size_bytes).expect("room");
         Slot { index, path: path.display().to_string(), size_bytes, in_memory: true, sequence: 41 }
@@ -80,7 +84,7 @@ impl Script {
 
     /// Keeps what lies in the slot, as its header says.
     fn unpack_slot(&self, step: u64) {
-        let mut slot = std::fs::File::open(self.root.join("slot")).expect("it is there");
+        let mut slot = std::fs::File::open(self.slot_path()).expect("it is there");
         let header = SlotHeader::read(&slot).expect("a good header");
         let attempt = self.identity.lock().expect("no panic").attempt.clone();
         assert_eq!(
