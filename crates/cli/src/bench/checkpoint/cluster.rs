@@ -11,14 +11,19 @@ use serde_json::json;
 
 use super::super::figures::{Figures, quantile};
 use super::CheckpointArgs;
-use super::worker::SMALL_SEALED;
+use super::worker::{SMALL_SEALED, SMALL_SYNC};
 
+pub(super) const SYNC_P99: &str = "small write and fdatasync between them: p99, ms";
 pub(super) const SEAL_P50: &str = "seal latency: p50, ms";
 pub(super) const SEAL_P99: &str = "seal latency: p99, ms";
+const ROW_P50: &str = "seal latency, one save right after the other: p50, ms";
+const ROW_P99: &str = "seal latency, one save right after the other: p99, ms";
 pub(super) const MEMORY: &str = "memory of an agent, highest, MiB";
 const MEMORY_BEFORE: &str = "memory of an agent before the saves, highest, MiB";
 /// One page: only the way to the seal is timed.
 const SMALL_BYTES: u64 = 4 << 10;
+/// No training saves a hundred times a second: by then the checkpoint before is proven, and an older one has gone.
+const PAUSE_MS: u64 = 50;
 /// The slowest disk that a run is waited for on, with everything that one save moves.
 const BYTES_PER_S_MIN: u64 = 2 << 20;
 const DEADLINE_MIN: Duration = Duration::from_secs(300);
@@ -30,29 +35,41 @@ pub(super) async fn measure(folder: &Path, args: &CheckpointArgs, figures: &mut 
     let cluster = builder.start().await?;
     memory(&cluster, MEMORY_BEFORE, figures);
     eprintln!("a worker that saves: {} runs", args.runs);
-    saves(&cluster, "saver", (args.size.0, args.runs), false, figures).await?;
+    let saves = Saves { size: args.size.0, count: args.runs, small: false, pause_ms: 0 };
+    run(&cluster, "saver", &saves, figures).await?;
     memory(&cluster, MEMORY, figures);
-    eprintln!("{} small checkpoints until they are sealed", args.seals);
-    let mut seals = Figures::default();
-    saves(&cluster, "sealer", (SMALL_BYTES, args.seals), true, &mut seals).await?;
-    let millis = seals.values(SMALL_SEALED);
-    figures.add(SEAL_P50, quantile(millis, 0.5));
-    figures.add(SEAL_P99, quantile(millis, 0.99));
+    eprintln!("small checkpoints until they are sealed: {} each way, twice", args.seals);
+    for (name, pause_ms, p50, p99) in
+        [("sealer", PAUSE_MS, SEAL_P50, SEAL_P99), ("sealer-in-a-row", 0, ROW_P50, ROW_P99)]
+    {
+        let mut seals = Figures::default();
+        let saves = Saves { size: SMALL_BYTES, count: args.seals, small: true, pause_ms };
+        run(&cluster, name, &saves, &mut seals).await?;
+        if pause_ms > 0 {
+            figures.add(SYNC_P99, quantile(seals.values(SMALL_SYNC), 0.99));
+        }
+        figures.add(p50, quantile(seals.values(SMALL_SEALED), 0.5));
+        figures.add(p99, quantile(seals.values(SMALL_SEALED), 0.99));
+    }
     Ok(())
 }
 
-/// Runs the worker as a job, and takes over what it measured. Small ones stay on one node: copies are not the seal.
-async fn saves(
-    cluster: &LocalCluster,
-    name: &str,
-    (size, count): (u64, u32),
+struct Saves {
+    size: u64,
+    count: u32,
+    /// They stay on one node: copies are not the seal.
     small: bool,
-    figures: &mut Figures,
-) -> Result<()> {
+    pause_ms: u64,
+}
+
+/// Runs the worker as a job, and takes over what it measured.
+async fn run(cluster: &LocalCluster, name: &str, saves: &Saves, figures: &mut Figures) -> Result<()> {
+    let Saves { size, count, small, pause_ms } = *saves;
     let exe = std::env::current_exe().context("this program does not know its own path")?;
     let out = cluster.folder().join(format!("{name}-figures.json"));
     let mut command = vec![exe.display().to_string(), "bench".to_owned(), "worker".to_owned()];
     command.extend(["--size-bytes".to_owned(), size.to_string(), "--saves".to_owned(), count.to_string()]);
+    command.extend(["--pause-ms".to_owned(), pause_ms.to_string()]);
     command.extend(["--out".to_owned(), out.display().to_string()]);
     command.extend(small.then(|| "--small".to_owned()));
     let spec = json!({

@@ -10,14 +10,11 @@ use outlast_blobs::{ShardKey, ShardStore};
 use outlast_types::{AttemptId, CheckpointSeq};
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, syncfs};
 
-use super::super::figures::{Figures, quantile};
+use super::super::figures::Figures;
 use super::tensors::Tensors;
 
 /// As large as the shard store's own writes.
 const BUFFER_BYTES: usize = 1 << 20;
-/// Of the log's size, roughly; enough of them for a 99th percentile.
-const PROBES: usize = 300;
-const PROBE_BYTES: usize = 4 << 10;
 
 pub(super) const PLAIN_WRITE: &str = "plain write and fdatasync, s";
 pub(super) const BARE_WRITE: &str = "shard write without hashing, s";
@@ -25,7 +22,6 @@ pub(super) const SHARD_WRITE: &str = "shard write with hashing, s";
 pub(super) const PLAIN_READ: &str = "plain read, cache dropped, s";
 pub(super) const SHARD_READ: &str = "verified read, cache dropped, s";
 pub(super) const HASHING: &str = "hashing alone, one thread, s";
-pub(super) const SYNC_P99: &str = "small write and fdatasync: p99, ms";
 
 /// Blocks.
 pub(super) fn measure(root: &Path, tensors: &Tensors, runs: u32, figures: &mut Figures) -> Result<()> {
@@ -63,8 +59,6 @@ pub(super) fn measure(root: &Path, tensors: &Tensors, runs: u32, figures: &mut F
             fs::remove_file(file).context("a file cannot be removed")?;
         }
     }
-    settle(root)?;
-    figures.add(SYNC_P99, sync_p99_ms(&root.join("probe"))?);
     fs::remove_dir_all(root).context("the files cannot be removed")
 }
 
@@ -187,19 +181,6 @@ fn forget_all(folder: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// What a log entry waits for on this disk, at its worst but one in a hundred.
-fn sync_p99_ms(path: &Path) -> Result<f64> {
-    let mut file = File::create(path).context("a file cannot be made")?;
-    let mut millis = Vec::with_capacity(PROBES);
-    for _ in 0..PROBES {
-        let began = Instant::now();
-        file.write_all(&[7; PROBE_BYTES]).context("the disk refused bytes")?;
-        file.sync_data().context("the disk refused to sync")?;
-        millis.push(seconds(began) * 1_000.0);
-    }
-    Ok(quantile(&millis, 0.99))
 }
 
 /// `ext4 on /dev/vda`, as the kernel's table of mounts says.

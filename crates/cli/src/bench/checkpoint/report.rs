@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use outlast_types::ByteSize;
 use serde_json::{Value, json};
 
-use super::cluster::{MEMORY, SEAL_P99};
-use super::disk::{BARE_WRITE, PLAIN_READ, PLAIN_WRITE, SHARD_READ, SHARD_WRITE, SYNC_P99};
+use super::cluster::{MEMORY, SEAL_P99, SYNC_P99};
+use super::disk::{BARE_WRITE, PLAIN_READ, PLAIN_WRITE, SHARD_READ, SHARD_WRITE};
 use super::worker::WAYS;
 use crate::bench::figures::{Figures, quantile};
 

@@ -2,7 +2,8 @@
 //! and writes what it measured into a file.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -17,6 +18,9 @@ const SEAL_LIMIT: Duration = Duration::from_secs(600);
 
 pub(super) const SEALED: &str = "replicated to a second agent and sealed after, s";
 pub(super) const SMALL_SEALED: &str = "small save: sealed after it was durable, ms";
+pub(super) const SMALL_SYNC: &str = "small write and fdatasync, ms";
+/// What a log entry writes at least.
+const PROBE_BYTES: usize = 4 << 10;
 
 /// A way of handing over a checkpoint. Another one is another line here, and a row of its own in the table.
 pub(super) struct Way {
@@ -51,6 +55,9 @@ pub(in crate::bench) struct WorkerArgs {
     /// Only the time until sealed is of interest
     #[arg(long)]
     small: bool,
+    /// Before each save: what follows on the one before is done then
+    #[arg(long, default_value_t = 0)]
+    pause_ms: u64,
     /// Where the figures go
     #[arg(long)]
     out: PathBuf,
@@ -67,6 +74,7 @@ pub(in crate::bench) fn run(args: &WorkerArgs) -> Result<ExitCode> {
         // Done once at the start of a training: room for the parts and their headers.
         worker.reserve(args.size_bytes + args.size_bytes / 64 + (1 << 20)).context("no shared memory")?;
     }
+    let mut probe = Probe::new(&worker.checkpoint_dir().join("probe"))?;
     let mut step = 0;
     for save in 0..args.saves {
         for turn in 0..WAYS.len() {
@@ -74,6 +82,10 @@ pub(in crate::bench) fn run(args: &WorkerArgs) -> Result<ExitCode> {
             let way = &WAYS[(turn + save as usize) % WAYS.len()];
             step += 1;
             tensors.change(step);
+            std::thread::sleep(Duration::from_millis(args.pause_ms));
+            if args.small {
+                values.entry(SMALL_SYNC).or_default().push(probe.sync_ms()?);
+            }
             let began = Instant::now();
             tensors.copy_into(&mut copy);
             let copied = began.elapsed();
@@ -93,6 +105,22 @@ pub(in crate::bench) fn run(args: &WorkerArgs) -> Result<ExitCode> {
     let part = args.out.with_extension("part");
     fs::write(&part, text).and_then(|()| fs::rename(&part, &args.out)).context("no file for the figures")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the disk takes for as much as a log entry, measured in turns with the seals: it has good and bad minutes.
+struct Probe(File);
+
+impl Probe {
+    fn new(path: &Path) -> Result<Self> {
+        File::create(path).map(Self).context("a file cannot be made")
+    }
+
+    fn sync_ms(&mut self) -> Result<f64> {
+        let began = Instant::now();
+        self.0.write_all(&[7; PROBE_BYTES]).context("the disk refused bytes")?;
+        self.0.sync_data().context("the disk refused to sync")?;
+        Ok(began.elapsed().as_secs_f64() * 1_000.0)
+    }
 }
 
 fn wait_sealed(worker: &Worker, saved: &Saved) -> Result<Duration> {
