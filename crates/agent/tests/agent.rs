@@ -28,7 +28,9 @@ const LONG: &str = "exec sleep 1000";
 
 fn keeper_exe() -> PathBuf {
     let test = std::env::current_exe().expect("a test program");
-    test.ancestors().nth(2).expect("target/debug/deps").join("examples/agent_keeper")
+    let keeper = test.ancestors().nth(2).expect("target/debug/deps").join("examples/agent_keeper");
+    assert!(keeper.exists(), "the keeper is not built: cargo build -p outlast-agent --examples");
+    keeper
 }
 
 async fn start(name: &str, dir: &Path, coordinators: &[&Fake]) -> RunningAgent {

@@ -146,7 +146,7 @@ pub(crate) async fn get_shard(
             cluster_id: context.cluster_text(),
             key: Some(shard_key((key, from.root, from.size_bytes))),
             look_only: false,
-            lane: (count > 1).then(|| lane.into()),
+            lane: Some(lane.into()),
         };
         let mut client = connect(peer).map_err(|err| Unusable::Transient(err.to_string()))?;
         calls.push(async move { client.get_shard(timed(request, within)).await.map(Response::into_inner) });

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::Stream;
 use outlast_blobs::pack::PackLimits;
@@ -10,6 +11,7 @@ use outlast_proto::peer::v1::peer_service_server::PeerService;
 use outlast_proto::status::Failure;
 use outlast_types::Digest;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::connections::{Lane, Meetings};
@@ -21,6 +23,11 @@ use crate::worker::prune_bundles;
 /// Transfers at a time. Each holds one blocking thread and about 13 MiB: 4 MiB between network and disk, 4 MiB that are
 /// hashed, and what the connections have in their buffers.
 const TRANSFERS_MAX: usize = 16;
+/// Of these, shards that are verified before they are sent, because the caller passes them on. Each holds two extents,
+/// 32 MiB; so all transfers together stay within what an agent may take.
+const VERIFIED_MAX: usize = 2;
+/// One more waits for so long: less than the caller does for the first answer.
+const VERIFIED_WAIT: Duration = Duration::from_secs(8);
 /// Followed logs at a time: each costs a look at the disk every 100 ms.
 const LOG_READERS_MAX: usize = 64;
 
@@ -30,6 +37,7 @@ pub(super) type LogRecords = Pin<Box<dyn Stream<Item = Result<pb::ReadLogRespons
 pub(crate) struct PeerServiceHandler {
     context: Arc<Context>,
     transfers: Arc<Semaphore>,
+    verified: Arc<Semaphore>,
     log_readers: Arc<Semaphore>,
     lent: Arc<Meetings<shards::Lent>>,
     dealt: Arc<Meetings<Chunks>>,
@@ -38,8 +46,9 @@ pub(crate) struct PeerServiceHandler {
 impl PeerServiceHandler {
     pub(super) fn new(context: Arc<Context>) -> Self {
         let transfers = Arc::new(Semaphore::new(TRANSFERS_MAX));
+        let verified = Arc::new(Semaphore::new(VERIFIED_MAX));
         let log_readers = Arc::new(Semaphore::new(LOG_READERS_MAX));
-        Self { context, transfers, log_readers, lent: Meetings::new(), dealt: Meetings::new() }
+        Self { context, transfers, verified, log_readers, lent: Meetings::new(), dealt: Meetings::new() }
     }
 
     fn check_cluster(&self, theirs: &str) -> Result<(), Failure> {
@@ -61,12 +70,22 @@ impl PeerServiceHandler {
 }
 
 pub(super) fn permit(of: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Failure> {
-    let full = |_| Failure::Exhausted {
+    Arc::clone(of).try_acquire_owned().map_err(|_| full())
+}
+
+async fn permit_in_turn(of: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Failure> {
+    match timeout(VERIFIED_WAIT, Arc::clone(of).acquire_owned()).await {
+        Ok(Ok(permit)) => Ok(permit),
+        Ok(Err(_)) | Err(_) => Err(full()),
+    }
+}
+
+fn full() -> Failure {
+    Failure::Exhausted {
         reason: "this agent serves as many transfers as it can".to_owned(),
         hint: String::new(),
         retry_after_ms: 500,
-    };
-    Arc::clone(of).try_acquire_owned().map_err(full)
+    }
 }
 
 fn digest(bytes: &[u8]) -> Result<Digest, Failure> {
@@ -101,6 +120,11 @@ impl PeerService for PeerServiceHandler {
     async fn get_shard(&self, request: Request<pb::GetShardRequest>) -> Result<Response<Chunks>, Status> {
         let pb::GetShardRequest { cluster_id, key, look_only: _, lane } = request.into_inner();
         self.check_cluster(&cluster_id)?;
+        if lane.is_none() {
+            let verified = permit_in_turn(&self.verified).await?;
+            let held = (verified, permit(&self.transfers)?);
+            return shards::get_verified(&self.context, key, held).await.map(Response::new);
+        }
         let lane = Lane::try_from(lane)?;
         if lane.index > 0 {
             return Ok(Response::new(self.dealt.take(lane).await?));

@@ -5,13 +5,13 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use futures::StreamExt;
-use outlast_blobs::{ReadError, ShardKey, ShardMeta};
+use outlast_blobs::{ReadError, ShardKey, ShardMeta, ShardReader};
 use outlast_proto::FieldError;
 use outlast_proto::convert::parse;
 use outlast_proto::peer::v1 as pb;
 use outlast_proto::status::Failure;
 use outlast_types::{AttemptId, Digest};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
@@ -26,6 +26,7 @@ use crate::upkeep::{UpkeepEvent, damage};
 /// 1 TiB: no rank's part is larger, and a lie about the size must not reserve the whole disk.
 const SHARD_BYTES_MAX: u64 = 1 << 40;
 
+#[derive(Clone, Copy)]
 struct Wanted {
     key: ShardKey,
     root: Digest,
@@ -121,42 +122,61 @@ pub(crate) fn drop_late(context: &Context, meta: &ShardMeta) -> Option<String> {
     Some(format!("checkpoint {} of {} is over: {reason}", key.seq, key.job))
 }
 
+/// For a caller that verifies the whole: over several connections, with little memory.
 pub(super) async fn get(
     context: &Arc<Context>,
     dealt: &Arc<Meetings<Chunks>>,
     (lane, key): (Lane, Option<pb::ShardKey>),
     permit: OwnedSemaphorePermit,
 ) -> Result<Chunks, Status> {
-    let Wanted { key, root, .. } = key.try_into()?;
-    let store = context.shards.clone();
-    let reader = match blocking(move || store.open_shard(&key, root)).await {
-        Ok(reader) => reader,
-        Err(err) => {
-            tell_damage(context, key, root, &err).await;
-            return Err(status(&err));
-        }
-    };
-    let watched = |chunks| {
-        let context = Arc::clone(context);
-        ReceiverStream::new(chunks).then(move |chunk: io::Result<bytes::Bytes>| {
-            let context = Arc::clone(&context);
-            async move {
-                if let Some(read) = chunk.as_ref().err().and_then(read_error) {
-                    tell_damage(&context, key, root, read).await;
-                }
-                chunk
-            }
-        })
-    };
-    // A single connection may lead to somebody who passes the bytes on before the whole is hashed.
-    let dealt_chunks =
-        if lane.count == 1 { vec![read_chunks(reader)] } else { deal_chunks(reader, lane.count) };
-    let mut dealt_chunks = dealt_chunks.into_iter().map(watched);
-    let own = dealt_chunks.next().expect("there is one connection at least");
-    let others = lane.others().zip(dealt_chunks);
+    let wanted = key.try_into()?;
+    let chunks = deal_chunks(open(context, &wanted).await?, lane.count);
+    let mut chunks = chunks.into_iter().map(|chunks| watched(context, &wanted, chunks));
+    let own = chunks.next().expect("there is one connection at least");
+    let others = lane.others().zip(chunks);
     let held = others.map(|(lane, chunks)| dealt.leave(lane, served(chunks, ())));
     let held = held.collect::<Result<Vec<_>, _>>()?;
     Ok(served(own, (permit, held)))
+}
+
+/// For a caller that passes the bytes on before it has the whole.
+pub(super) async fn get_verified(
+    context: &Arc<Context>,
+    key: Option<pb::ShardKey>,
+    held: impl Send + 'static,
+) -> Result<Chunks, Status> {
+    let wanted = key.try_into()?;
+    let chunks = read_chunks(open(context, &wanted).await?);
+    Ok(served(watched(context, &wanted, chunks), held))
+}
+
+async fn open(context: &Arc<Context>, wanted: &Wanted) -> Result<ShardReader, Status> {
+    let (store, Wanted { key, root, .. }) = (context.shards.clone(), *wanted);
+    match blocking(move || store.open_shard(&key, root)).await {
+        Ok(reader) => Ok(reader),
+        Err(err) => {
+            tell_damage(context, key, root, &err).await;
+            Err(status(&err))
+        }
+    }
+}
+
+/// Damage that is found while the bytes go out is told to the log, too.
+fn watched(
+    context: &Arc<Context>,
+    &Wanted { key, root, .. }: &Wanted,
+    chunks: mpsc::Receiver<io::Result<bytes::Bytes>>,
+) -> impl futures::Stream<Item = io::Result<bytes::Bytes>> + Send + use<> {
+    let context = Arc::clone(context);
+    ReceiverStream::new(chunks).then(move |chunk: io::Result<bytes::Bytes>| {
+        let context = Arc::clone(&context);
+        async move {
+            if let Some(read) = chunk.as_ref().err().and_then(read_error) {
+                tell_damage(&context, key, root, read).await;
+            }
+            chunk
+        }
+    })
 }
 
 pub(super) async fn verify(

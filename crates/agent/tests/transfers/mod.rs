@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
@@ -56,13 +57,14 @@ async fn proxy(to: SocketAddr) -> (SocketAddr, Arc<Seen>) {
     (address, seen)
 }
 
-/// A part of what the client sends.
+/// A part of what either of them sends.
 async fn pass_some(client: &mut TcpStream, server: &mut TcpStream) {
-    let (from, mut answers_to) = client.split();
-    let (mut answers, mut to) = server.split();
-    let mut some = from.take(BYTES as u64 / u64::from(CONNECTIONS) / 2);
+    const SOME_BYTES: u64 = BYTES as u64 / CONNECTIONS as u64 / 2;
+    let (asks, mut answers_to) = client.split();
+    let (answers, mut asks_to) = server.split();
+    let (mut asks, mut answers) = (asks.take(SOME_BYTES), answers.take(SOME_BYTES));
     tokio::select! {
-        _ = tokio::io::copy(&mut some, &mut to) => {}
+        _ = tokio::io::copy(&mut asks, &mut asks_to) => {}
         _ = tokio::io::copy(&mut answers, &mut answers_to) => {}
     }
 }
@@ -186,8 +188,8 @@ fn of_three(worker: pb::DesiredWorker) -> pb::DesiredWorker {
     pb::DesiredWorker { world_size: 3, local_world_size: 3, rendezvous, ..worker }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn ranks_of_a_node_with_equal_bytes_fetch_them_once() {
+/// Three ranks of the first node have saved equal bytes, and three of the second one start from them. The transfers break.
+async fn three_restored(breaks: Vec<Break>) -> Pair {
     let pair = Pair::start().await;
     let ranks = (0..3).map(|rank| pb::DesiredWorker { rank, ..of_three(shell(A1, LONG)) });
     pair.fake.desire("n1", 10, ranks.collect());
@@ -198,13 +200,27 @@ async fn ranks_of_a_node_with_equal_bytes_fetch_them_once() {
     }
     let receipts = || pair.fake.node("n1").receipts.into_iter().filter(|one| !one.holders.is_empty());
     eventually("three receipts", || receipts().count() == 3).await;
+    *pair.seen[0].to_break.lock().expect("sound") = breaks;
     pair.fake.desire("n2", 20, receipts().map(|one| of_three(pair.restored(&one))).collect());
     eventually("all have ended", || {
         pair.fake.observations("n2").iter().filter(|seen| released(A2)(seen)).count() == 3
     })
     .await;
     assert_eq!(pair.ended_well(), 3, "{:?}", pair.fake.observations("n2"));
+    pair
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranks_of_a_node_with_equal_bytes_fetch_them_once() {
+    let pair = three_restored(vec![]).await;
     assert_eq!(count(&pair.seen[0].connections), u64::from(CONNECTIONS), "one transfer");
+    pair.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranks_with_equal_bytes_go_on_when_the_one_that_fetches_them_hears_nothing_more() {
+    let pair = three_restored(vec![Break::Freeze; CONNECTIONS as usize]).await;
+    assert_eq!(count(&pair.seen[0].broken), u64::from(CONNECTIONS), "it was in the middle");
     pair.end().await;
 }
 
@@ -216,4 +232,75 @@ async fn a_sender_that_vanished_in_the_middle_gives_its_place_back() {
     // The frozen connections are still there: their silence, or the call's deadline, ends them.
     eventually("nothing is left of the first try", || pair.half_written() == 0).await;
     pair.end().await;
+}
+
+/// Somebody who passes the bytes on.
+struct Export {
+    stream: tonic::Streaming<peer_pb::Chunk>,
+    _client: PeerServiceClient<tonic::transport::Channel>,
+}
+
+impl Export {
+    async fn begin(address: String, receipt: &pb::Receipt) -> Result<Self, tonic::Status> {
+        let key = peer_pb::ShardKey {
+            attempt: A1.into(),
+            checkpoint: receipt.checkpoint.clone(),
+            rank: receipt.rank,
+            root: receipt.root.clone().into(),
+            size_bytes: receipt.size_bytes,
+        };
+        let request =
+            peer_pb::GetShardRequest { cluster_id: CLUSTER.into(), key: Some(key), ..Default::default() };
+        let mut client = PeerServiceClient::connect(format!("http://{address}")).await.expect("connects");
+        let stream = client.get_shard(request).await?.into_inner();
+        Ok(Self { stream, _client: client })
+    }
+
+    async fn bytes(mut self) -> u64 {
+        let mut bytes = 0;
+        while let Some(chunk) = self.stream.message().await.expect("goes on") {
+            bytes += chunk.data.len() as u64;
+        }
+        bytes
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_verified_before_it_is_sent_waits_its_turn_also_for_readers_that_vanished() {
+    let pair = Pair::saved(vec![]).await;
+    let receipt = pair.copied().await;
+    let direct = pair.agents[0].address.to_string();
+    *pair.seen[0].to_break.lock().expect("sound") = vec![Break::Freeze; 2];
+    let began = Arc::new(AtomicU64::new(0));
+    let export = |address: String| tokio::spawn(exported(address, receipt.clone(), Arc::clone(&began)));
+    let vanished = [0, 1].map(|_| export(pair.peers[0].address.clone()));
+    eventually("both are frozen", || count(&pair.seen[0].broken) == 2).await;
+    let next = export(direct);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(count(&began), 2, "two hold as much memory as all may");
+
+    // What needs little memory goes on meanwhile.
+    let blobs = walk(&pair.tmp.path().join("n2/shards/blobs"));
+    blobs.iter().for_each(|path| std::fs::remove_file(path).expect("removed"));
+    pair.fake.desire("n2", 20, vec![pair.restored(&receipt)]);
+    eventually("released", || has(&pair.fake, "n2", released(A2))).await;
+    assert_eq!(pair.ended_well(), 1, "{:?}", pair.fake.observations("n2"));
+
+    assert_eq!(next.await.expect("no panic"), receipt.size_bytes);
+    vanished.iter().for_each(tokio::task::JoinHandle::abort);
+    pair.end().await;
+}
+
+/// How many bytes came in the end: one that is told to come again does.
+async fn exported(address: String, receipt: pb::Receipt, began: Arc<AtomicU64>) -> u64 {
+    for _ in 0..20 {
+        match Export::begin(address.clone(), &receipt).await {
+            Ok(export) => {
+                began.fetch_add(1, Ordering::SeqCst);
+                return export.bytes().await;
+            }
+            Err(status) => assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status}"),
+        }
+    }
+    panic!("the places of those that vanished were not given back");
 }
