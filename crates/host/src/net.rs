@@ -12,9 +12,19 @@ pub use turmoil::net::{TcpListener, TcpStream};
 pub fn incoming(
     listener: TcpListener,
 ) -> impl tokio_stream::Stream<Item = std::io::Result<TcpStream>> + Send + 'static {
-    use tokio_stream::StreamExt as _;
-    let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
-    incoming.then(|accepted| async move {
+    patient(tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true)))
+}
+
+/// Out of file descriptors the next try would fail at once, and so on.
+#[cfg(not(feature = "simulated"))]
+const ACCEPT_AGAIN_AFTER: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// Waits before the next connection where one could not be accepted.
+#[cfg(not(feature = "simulated"))]
+fn patient<T: Send + 'static>(
+    accepted: impl tokio_stream::Stream<Item = std::io::Result<T>> + Send + 'static,
+) -> impl tokio_stream::Stream<Item = std::io::Result<T>> + Send + 'static {
+    tokio_stream::StreamExt::then(accepted, |accepted| async move {
         if let Err(error) = &accepted {
             tracing::warn!(%error, "a connection could not be accepted; if files are the limit, raise it (ulimit -n)");
             tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
@@ -22,10 +32,6 @@ pub fn incoming(
         accepted
     })
 }
-
-/// Out of file descriptors the next try would fail at once, and so on.
-#[cfg(not(feature = "simulated"))]
-const ACCEPT_AGAIN_AFTER: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// A channel that connects when it is first used, and again whenever it broke. Has to be called inside a tokio runtime.
 #[cfg(not(feature = "simulated"))]
@@ -106,5 +112,22 @@ mod simulated {
     pub(super) async fn connect(uri: Uri) -> io::Result<TokioIo<TcpStream>> {
         let address = uri.authority().map(ToString::to_string).unwrap_or_default();
         TcpStream::connect(address).await.map(TokioIo::new)
+    }
+}
+
+#[cfg(all(test, not(feature = "simulated")))]
+mod tests {
+    use tokio_stream::StreamExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn after_an_accept_that_failed_there_is_a_pause_and_the_connection_comes_all_the_same() {
+        let full = || std::io::Error::from_raw_os_error(24);
+        let accepted = tokio_stream::iter([Ok(1), Err(full()), Err(full()), Ok(2)]);
+        let began = std::time::Instant::now();
+        let came: Vec<_> = patient(accepted).collect().await;
+        assert!(began.elapsed() >= 2 * ACCEPT_AGAIN_AFTER);
+        assert_eq!(came.into_iter().filter_map(Result::ok).collect::<Vec<_>>(), [1, 2]);
     }
 }
