@@ -46,8 +46,9 @@ impl Worker {
         self.stage(step, parts, true)
     }
 
-    /// Makes the memory for parts of this size ready, so that the first save need not wait for it. False: it lies on the
-    /// agent's disk, for want of shared memory.
+    /// Makes the memory for parts of this size ready and maps it, so that the first save need not wait for it; it stays
+    /// mapped between saves, and counts as shared memory of this process. False: it lies on the agent's disk, for want of
+    /// shared memory.
     pub fn reserve(&self, size_bytes: u64) -> Result<bool, SaveError> {
         let client = self.client();
         let call = move || {

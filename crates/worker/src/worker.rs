@@ -189,9 +189,10 @@ impl Worker {
     }
 
     /// Hands the folder, or the one file, over as this rank's part of the checkpoint at `step`. Returns when every byte is
-    /// durable on the agent's disk: it may change or go again. [`Worker::save_parts`] stops the training for less. The checkpoint exists only once all ranks' parts are sealed. All
-    /// ranks of a group must save at the same steps. While earlier ones are still being written a step is skipped, by
-    /// all ranks, unless the job's `checkpoint.on_busy` is `wait`.
+    /// durable on the agent's disk: it may change or go again. [`Worker::save_parts`] stops the training for less. The
+    /// checkpoint exists only once all ranks' parts are sealed. All ranks of a group must save at the same steps. While
+    /// earlier ones are still being written a step is skipped, by all ranks, unless the job's `checkpoint.on_busy` is
+    /// `wait`.
     pub fn save(&self, step: u64, directory: &Path) -> Result<Saved, SaveError> {
         self.hand_over(SaveCheckpointRequest { step, directory: name_of(directory)?, in_turn: false })
     }
