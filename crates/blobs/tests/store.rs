@@ -74,21 +74,23 @@ fn an_extent_at_a_time_is_the_same_as_a_stream() {
     let store = store(dir.path());
     let bytes = content(10_000);
     let meta = put(&store, &key(1, 0), &bytes);
-    let mut reader = store.open_shard(&meta.key, meta.root).expect("open");
-    let mut again = Vec::new();
-    while let Some(extent) = reader.next_extent().expect("sound") {
-        again.extend_from_slice(extent);
+    let open = || store.open_shard(&meta.key, meta.root).expect("open");
+    for mut reader in [open(), open().with_little_memory()] {
+        let mut again = Vec::new();
+        while let Some(extent) = reader.next_extent().expect("sound") {
+            again.extend_from_slice(extent);
+        }
+        assert_eq!(again, bytes);
+        for index in [2, 0, 1] {
+            reader.seek_extent(index);
+            let at = (index * EXTENT) as usize;
+            let wanted = &bytes[at..bytes.len().min(at + EXTENT as usize)];
+            assert_eq!(reader.next_extent().expect("sound"), Some(wanted));
+        }
+        reader.seek_extent(3);
+        assert_eq!(reader.next_extent().expect("sound"), None);
+        assert_eq!((reader.size_bytes(), reader.extent_bytes()), (10_000, EXTENT));
     }
-    assert_eq!(again, bytes);
-    for index in [2, 0, 1] {
-        reader.seek_extent(index);
-        let at = (index * EXTENT) as usize;
-        let wanted = &bytes[at..bytes.len().min(at + EXTENT as usize)];
-        assert_eq!(reader.next_extent().expect("sound"), Some(wanted));
-    }
-    reader.seek_extent(3);
-    assert_eq!(reader.next_extent().expect("sound"), None);
-    assert_eq!((reader.size_bytes(), reader.extent_bytes()), (10_000, EXTENT));
 }
 
 #[test]
@@ -404,15 +406,17 @@ fn a_bad_extent_that_was_read_ahead_is_told_in_its_turn_and_read_again_when_aske
     let meta = put(&store, &key(1, 0), &bytes);
     let mut damaged = bytes.clone();
     damaged[EXTENT as usize] ^= 1;
-    fs::write(data_path(dir.path(), &meta), &damaged).expect("damaged");
-    let mut reader = store.open_shard(&meta.key, meta.root).expect("open");
-    assert_eq!(reader.next_extent().expect("sound"), Some(&bytes[..EXTENT as usize]));
-    for _ in 0..2 {
-        assert!(matches!(reader.next_extent(), Err(ReadError::Corrupt { extent: 1 })));
+    let open = || store.open_shard(&meta.key, meta.root).expect("open");
+    for mut reader in [open(), open().with_little_memory()] {
+        fs::write(data_path(dir.path(), &meta), &damaged).expect("damaged");
+        assert_eq!(reader.next_extent().expect("sound"), Some(&bytes[..EXTENT as usize]));
+        for _ in 0..2 {
+            assert!(matches!(reader.next_extent(), Err(ReadError::Corrupt { extent: 1 })));
+        }
+        fs::write(data_path(dir.path(), &meta), &bytes).expect("mended");
+        let second = &bytes[EXTENT as usize..2 * EXTENT as usize];
+        assert_eq!(reader.next_extent().expect("mended"), Some(second));
     }
-    fs::write(data_path(dir.path(), &meta), &bytes).expect("mended");
-    let second = &bytes[EXTENT as usize..2 * EXTENT as usize];
-    assert_eq!(reader.next_extent().expect("mended"), Some(second));
 }
 
 #[test]

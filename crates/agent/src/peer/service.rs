@@ -23,9 +23,9 @@ use crate::worker::prune_bundles;
 /// Transfers at a time. Each holds one blocking thread and about 13 MiB: 4 MiB between network and disk, 4 MiB that are
 /// hashed, and what the connections have in their buffers.
 const TRANSFERS_MAX: usize = 16;
-/// Of these, shards that are verified before they are sent, because the caller passes them on. Each holds two extents,
-/// 32 MiB; so all transfers together stay within what an agent may take.
-const VERIFIED_MAX: usize = 2;
+/// Of these, shards that are verified before they are sent, because the caller passes them on. Each holds an extent of
+/// 16 MiB beside its queue; so all transfers together stay within the 256 MiB that an agent may take.
+const VERIFIED_MAX: usize = 4;
 /// One more waits for so long: less than the caller does for the first answer.
 const VERIFIED_WAIT: Duration = Duration::from_secs(8);
 /// Followed logs at a time: each costs a look at the disk every 100 ms.

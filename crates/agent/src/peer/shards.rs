@@ -146,7 +146,7 @@ pub(super) async fn get_verified(
     held: impl Send + 'static,
 ) -> Result<Chunks, Status> {
     let wanted = key.try_into()?;
-    let chunks = read_chunks(open(context, &wanted).await?);
+    let chunks = read_chunks(open(context, &wanted).await?.with_little_memory());
     Ok(served(watched(context, &wanted, chunks), held))
 }
 

@@ -234,6 +234,9 @@ async fn a_sender_that_vanished_in_the_middle_gives_its_place_back() {
     pair.end().await;
 }
 
+/// So many are served at a time.
+const VERIFIED: usize = 4;
+
 /// Somebody who passes the bytes on.
 struct Export {
     stream: tonic::Streaming<peer_pb::Chunk>,
@@ -270,14 +273,14 @@ async fn what_is_verified_before_it_is_sent_waits_its_turn_also_for_readers_that
     let pair = Pair::saved(vec![]).await;
     let receipt = pair.copied().await;
     let direct = pair.agents[0].address.to_string();
-    *pair.seen[0].to_break.lock().expect("sound") = vec![Break::Freeze; 2];
+    *pair.seen[0].to_break.lock().expect("sound") = vec![Break::Freeze; VERIFIED];
     let began = Arc::new(AtomicU64::new(0));
     let export = |address: String| tokio::spawn(exported(address, receipt.clone(), Arc::clone(&began)));
-    let vanished = [0, 1].map(|_| export(pair.peers[0].address.clone()));
-    eventually("both are frozen", || count(&pair.seen[0].broken) == 2).await;
+    let vanished = [(); VERIFIED].map(|()| export(pair.peers[0].address.clone()));
+    eventually("all are frozen", || count(&pair.seen[0].broken) == VERIFIED as u64).await;
     let next = export(direct);
     tokio::time::sleep(Duration::from_millis(500)).await;
-    assert_eq!(count(&began), 2, "two hold as much memory as all may");
+    assert_eq!(count(&began), VERIFIED as u64, "they hold as much memory as they may");
 
     // What needs little memory goes on meanwhile.
     let blobs = walk(&pair.tmp.path().join("n2/shards/blobs"));

@@ -64,6 +64,7 @@ pub struct ShardReader {
     outboard: Outboard,
     pub(super) pool: Arc<HashPool>,
     next: u64,
+    reads_ahead: bool,
     /// The extent `next`, if it was read ahead.
     ahead: Option<Result<Pending, ReadError>>,
     /// The newest verified extent, and how much of it `read` has given out.
@@ -86,7 +87,8 @@ impl ShardReader {
         }
         // Best effort, as below: a file system that takes no advice reads as it likes.
         let _ = fadvise(&file, 0, None, Advice::Sequential);
-        Ok(Self { file, outboard, pool, next: 0, ahead: None, extent: Vec::new(), given: 0 })
+        let (reads_ahead, ahead) = (true, None);
+        Ok(Self { file, outboard, pool, next: 0, reads_ahead, ahead, extent: Vec::new(), given: 0 })
     }
 
     pub fn size_bytes(&self) -> u64 {
@@ -105,6 +107,11 @@ impl ShardReader {
     /// The whole shard, for somebody who verifies it himself: with less memory, and damage is told later.
     pub fn into_pieces(self) -> ShardPieces {
         ShardPieces::new(self)
+    }
+
+    /// With one extent in memory instead of two. The disk is told of the next one all the same.
+    pub fn with_little_memory(self) -> Self {
+        Self { reads_ahead: false, ..self }
     }
 
     /// Goes to the beginning of an extent.
@@ -131,7 +138,8 @@ impl ShardReader {
             None => self.begin(index, std::mem::take(&mut spare)),
         }?;
         // A bad one is told when it is its turn.
-        self.ahead = self.wanted(index + 1).map(|_| self.begin(index + 1, spare));
+        let ahead = self.wanted(index + 1).filter(|_| self.reads_ahead);
+        self.ahead = ahead.map(|_| self.begin(index + 1, spare));
         let hashed = current.wait().map_err(|err| ReadError::Transient { source: io::Error::other(err) })?;
         let count = extent_count(self.outboard.size_bytes, self.outboard.extent_bytes);
         if hash_of(hashed.subtree, count) != wanted {
