@@ -33,7 +33,7 @@ impl MappedSlot {
         let end = found.len();
         let mapping = Mapping::new(file, end)?;
         let chunks = (0..end).step_by(COPY_BYTES).map(|from| from..end.min(from + COPY_BYTES as u64));
-        in_parallel(chunks.collect(), |chunk| mapping.ready(chunk))?;
+        in_parallel(end, chunks.collect(), |chunk| mapping.ready(chunk))?;
         Ok(Self { mapping, file: FileId::of(&found) })
     }
 
@@ -51,7 +51,7 @@ impl MappedSlot {
         let pieces = parts.pieces(at)?;
         let windows = self.mapping.windows(pieces.iter().map(|(at, bytes)| *at..*at + bytes.len() as u64))?;
         let copies = windows.into_iter().zip(&pieces).collect();
-        in_parallel(copies, |(window, (_, bytes))| {
+        in_parallel(parts.packed_bytes(), copies, |(window, (_, bytes))| {
             window.fill(bytes);
             Ok(())
         })

@@ -73,7 +73,7 @@ impl<'a> Parts<'a> {
     /// # Errors
     /// What the file says.
     pub fn write_at(&self, out: &File, at: u64) -> io::Result<()> {
-        in_parallel(self.pieces(at)?, |(at, bytes)| out.write_all_at(&bytes, at))
+        in_parallel(self.packed_bytes(), self.pieces(at)?, |(at, bytes)| out.write_all_at(&bytes, at))
     }
 
     /// The archive from `at` on, in order and without a gap, in pieces that one thread copies.
@@ -97,13 +97,15 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// Does all of `work`, on some threads where there is much of it.
+/// Does all of `work`, on some threads where it is about many bytes.
 pub(crate) fn in_parallel<T: Send>(
+    bytes: u64,
     pieces: Vec<T>,
     work: impl Fn(T) -> io::Result<()> + Sync,
 ) -> io::Result<()> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let threads = cores.min(COPIERS_MAX).min(pieces.len());
+    let worth = usize::try_from(bytes.div_ceil(COPY_BYTES as u64)).unwrap_or(usize::MAX);
+    let threads = cores.min(COPIERS_MAX).min(worth);
     let pieces = Mutex::new(pieces.into_iter());
     let next = || pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
     let share = || std::iter::from_fn(next).try_for_each(&work);
