@@ -28,7 +28,8 @@ use crate::checkpoints::{Fate, Part};
 use crate::context::{Context, blocking};
 use crate::metrics;
 
-/// Both slots hold bytes that are being written: 100 GiB at 200 MB/s take 9 minutes.
+/// For a slot while both hold bytes that are being written: 100 GiB at 200 MB/s take 9 minutes. And for a log that does not
+/// answer.
 const SLOT_WITHIN: Duration = Duration::from_secs(600);
 
 /// What `begin` answers.
@@ -271,7 +272,7 @@ impl Save {
     async fn open(&self, file: Option<&Arc<File>>, seq: Option<CheckpointSeq>) -> Result<Opened, SaveError> {
         let opened = match seq {
             Some(seq) => Opened::Anew(seq),
-            None => open(&self.context, &self.handle, self.what).await?,
+            None => self.open_patiently().await?,
         };
         if let (Opened::Anew(seq), Some(file)) = (&opened, file) {
             let (note, file) = (Note { step: self.what.step, seq: *seq }, Arc::clone(file));
@@ -281,6 +282,25 @@ impl Save {
             }
         }
         Ok(opened)
+    }
+
+    /// The bytes are safe in memory and nobody waits, so a log that is away for some minutes (its majority is lost, say)
+    /// costs no save. The worker goes on into the other slot; after that it is told.
+    async fn open_patiently(&self) -> Result<Opened, SaveError> {
+        let until = Instant::now() + SLOT_WITHIN;
+        loop {
+            let opened = open(&self.context, &self.handle, self.what).await;
+            let is_dropped = matches!(*self.claim.phase.borrow(), Phase::Dropped(_));
+            match opened {
+                Err(SaveError::Open(failure))
+                    if failure.is_retryable() && !is_dropped && Instant::now() < until =>
+                {
+                    let (key, step) = (self.handle.key, self.what.step);
+                    tracing::warn!(attempt = %key.attempt, rank = key.rank, step, error = %failure, "no coordinator opens this checkpoint; its bytes wait in memory");
+                }
+                opened => return opened,
+            }
+        }
     }
 
     /// Waits for the worker's word. A slot that was given up is free at once, whatever the log is still doing.

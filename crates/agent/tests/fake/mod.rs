@@ -44,6 +44,8 @@ pub(crate) enum OpenRule {
     /// It has to wait for those before it.
     Busy,
     Skip,
+    /// There is no leader, say.
+    Away,
     /// The attempt is over.
     Fence,
     /// It does not know this registration, or not yet.
@@ -279,6 +281,10 @@ impl NodeService for Fake {
             Some(OpenRule::Skip) => {
                 let (checkpoint, skipped) = (String::new(), true);
                 return Ok(Response::new(pb::OpenCheckpointResponse { checkpoint, skipped }));
+            }
+            Some(OpenRule::Away) => {
+                let (reason, hint) = ("no leader".to_owned(), String::new());
+                return Err(Failure::Unavailable { reason, hint, retry_after_ms: 0 }.into());
             }
             Some(OpenRule::Fence) => return Err(Failure::Fenced { reason: "over".to_owned() }.into()),
             Some(OpenRule::NotRegistered(number)) if *number == request.registration => {

@@ -278,6 +278,25 @@ async fn with_both_slots_busy_the_log_skips_the_step_or_it_waits_for_its_turn() 
     stage.end().await;
 }
 
+/// Longer than a call that somebody waits for would be tried.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_staged_waits_for_a_log_that_is_away_for_long() {
+    let mut stage = stage().await;
+    stage.fake.change(|book| book.opens = [(1, OpenRule::Away), (2, OpenRule::Away)].into());
+    for step in [1, 2] {
+        let slot = stage.slot(step).await;
+        fill(step, &slot);
+        stage.tell(step, &slot).await.expect("taken");
+    }
+    tokio::time::sleep(std::time::Duration::from_secs(25)).await;
+    stage.fake.change(|book| book.opens.clear());
+    for step in [1, 2] {
+        let saved = stage.saved(step).await.expect("saved");
+        stage.held(&saved.checkpoint).await;
+    }
+    stage.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_step_that_the_log_skips_after_the_copy_leaves_its_slot_free() {
     let mut stage = stage().await;
