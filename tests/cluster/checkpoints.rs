@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use outlast_local::Builder;
 use serde_json::{Value, json};
 
-use super::harness::{Outlast, exe, wait_for};
+use super::harness::{Job, Outlast, exe, wait_for};
 use super::saver::{Saver, check_all, checkpoints, sealed_step, stop_file, wait_next_seal};
 
 /// Saves three steps in turn, each with its own bytes, and waits for each seal; then ends, or waits for a sign.
@@ -88,6 +88,33 @@ fn checkpoint_shards_deleted_under_a_running_agent_are_replaced_without_a_hand()
     outlast.assert_nothing_left();
 }
 
+/// Everything of a node, also what its agent and the keeper of a running worker have in use.
+#[test]
+fn checkpoint_folders_of_whole_nodes_deleted_under_a_running_job_are_repaired_without_a_hand() {
+    let outlast = Outlast::start(1, 3);
+    let folder = outlast.cluster.folder().to_owned();
+    let spec = Saver::new("steady", &folder);
+    let job = outlast.submit(&spec.spec());
+    let mut sealed = wait_next_seal(&outlast, &job, 0);
+    for is_workers in [false, true] {
+        let newest = wait_checkpoint(&outlast, &job, "two copies", is_replicated);
+        let runs_on = outlast.wait_job(&job, "it runs", Job::is_running).node_of(0);
+        let holders = live_holders(&newest);
+        let node = holders.iter().find(|node| (**node == runs_on) == is_workers).expect("one of two");
+        fs::remove_dir_all(folder.join(node)).expect("deleted");
+        sealed = wait_next_seal(&outlast, &job, sealed_step(&outlast, &job).max(sealed));
+        wait_for("the newest one to have two copies that are there", || {
+            let newest = wait_checkpoint(&outlast, &job, "two copies", is_replicated);
+            let holders = live_holders(&newest);
+            holders.iter().all(|node| shard(&outlast, node, &newest).is_some()).then_some(())
+        });
+    }
+    fs::write(stop_file(&folder, "steady"), "").expect("written");
+    outlast.wait_success(&job);
+    check_all(&outlast, &job, &spec);
+    outlast.assert_nothing_left();
+}
+
 #[test]
 fn checkpoint_in_the_object_store_survives_every_disk_and_goes_when_it_is_retired() {
     let bucket = tempfile::tempdir().expect("a folder");
@@ -128,6 +155,66 @@ fn checkpoint_in_the_object_store_survives_every_disk_and_goes_when_it_is_retire
         "{} bytes",
         restored.len()
     );
+    outlast.assert_nothing_left();
+}
+
+/// The nodes may not take copies, so nothing heals before the operator looks.
+#[test]
+fn checkpoint_that_only_the_object_store_has_is_verified_and_exported_from_there() {
+    let bucket = tempfile::tempdir().expect("a folder");
+    let url = format!("file://{}", bucket.path().display());
+    let builder = Builder::new(exe()).coordinators(1).agents(2).agent_args(&["--cpus", "4", "--store", &url]);
+    let mut outlast = Outlast::start_with(builder);
+    let job = outlast.submit(&saving("a", "stored", "true"));
+    let is_stored = |c: &Value| c["step"] == 3 && c["durability_now"] == "stored";
+    let newest = wait_checkpoint(&outlast, &job, "the third step in the store", is_stored);
+    outlast.wait_success(&job);
+    let id = newest["id"].as_str().expect("an id");
+    for node in ["n1", "n2"] {
+        outlast.ok(&["node", "drain", node, "--yes"]);
+    }
+    for i in 0..outlast.cluster.agents.len() {
+        let agent = &mut outlast.cluster.agents[i];
+        agent.kill_tree();
+        let folder = outlast.cluster.folder().join(outlast.cluster.agents[i].name.clone());
+        fs::remove_dir_all(folder).expect("the disk is lost");
+    }
+    for node in ["n1", "n2"] {
+        wait_for("the node to be lost", || {
+            (outlast.json(&["node", "show", node])["condition"] == "lost").then_some(())
+        });
+    }
+    let to = outlast.cluster.folder().join("exported");
+    let to_text = to.display().to_string();
+    let export = ["checkpoint", "export", &job, id, "--to", &to_text];
+    let early = outlast.run(&export);
+    let told = String::from_utf8_lossy(&early.stderr).into_owned();
+    assert!(!early.status.success() && told.contains("cannot be read now"), "{told}");
+    for agent in &mut outlast.cluster.agents {
+        agent.start().expect("starts with an empty disk");
+    }
+    wait_for("a node that reaches the store", || outlast.run(&export).status.success().then_some(()));
+    let weights = fs::read(to.join("rank-0/weights")).expect("exported");
+    assert!(weights.len() == 3_000_000 && weights.iter().all(|byte| *byte == b'3'));
+    for depth in [&[][..], &["--deep"]] {
+        let told = outlast.ok(&[&["checkpoint", "verify", &job, id][..], depth].concat());
+        assert!(told.contains("the object store, through n"), "{told}");
+    }
+
+    let data =
+        files(bucket.path()).into_iter().max_by_key(|path| path.metadata().map_or(0, |found| found.len()));
+    let data = data.expect("the largest object");
+    let mut bytes = fs::read(&data).expect("read");
+    bytes[1_000_000] ^= 1;
+    fs::write(&data, bytes).expect("damaged");
+    let verified = outlast.run(&["checkpoint", "verify", &job, id, "--deep"]);
+    let told = String::from_utf8_lossy(&verified.stdout).into_owned();
+    assert!(!verified.status.success() && told.contains("damaged"), "{told}");
+    fs::remove_dir_all(&to).expect("removed");
+    let exported = outlast.run(&export);
+    let told = String::from_utf8_lossy(&exported.stderr).into_owned();
+    assert!(!exported.status.success() && told.contains("no holder has good bytes"), "{told}");
+    assert!(!to.exists(), "nothing that is damaged is left");
     outlast.assert_nothing_left();
 }
 

@@ -14,7 +14,7 @@ pub(crate) const CHUNK_BYTES: usize = 256 << 10;
 /// Taken in one message: chunks of others may be larger.
 pub(crate) const MESSAGE_BYTES_MAX: usize = (1 << 20) + (64 << 10);
 /// Chunks between disk and network: enough to keep both busy, 4 MiB a transfer.
-const CHUNKS_MAX: usize = 16;
+pub(crate) const CHUNKS_MAX: usize = 16;
 
 /// Why received bytes were not kept.
 #[derive(Debug, thiserror::Error)]

@@ -145,8 +145,8 @@ pub(crate) async fn get_shard(
         let request = pb::GetShardRequest {
             cluster_id: context.cluster_text(),
             key: Some(shard_key((key, from.root, from.size_bytes))),
-            look_only: false,
             lane: Some(lane.into()),
+            ..Default::default()
         };
         let mut client = connect(peer).map_err(|err| Unusable::Transient(err.to_string()))?;
         calls.push(async move { client.get_shard(timed(request, within)).await.map(Response::into_inner) });

@@ -10,6 +10,7 @@ mod seals;
 mod server;
 mod service;
 mod shards;
+mod stored;
 
 pub(crate) use connections::CONNECTIONS_MAX;
 pub(crate) use probe::{NetworkTest, test_network};

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::connections::{Lane, Meetings};
-use super::{logs, probe, seals, shards};
+use super::{logs, probe, seals, shards, stored};
 use crate::context::{Context, blocking};
 use crate::transfer::{ReceiveError, chain, receive_bundle};
 use crate::worker::prune_bundles;
@@ -118,8 +118,12 @@ impl PeerService for PeerServiceHandler {
     type GetShardStream = Chunks;
 
     async fn get_shard(&self, request: Request<pb::GetShardRequest>) -> Result<Response<Chunks>, Status> {
-        let pb::GetShardRequest { cluster_id, key, look_only: _, lane } = request.into_inner();
+        let pb::GetShardRequest { cluster_id, key, look_only: _, lane, stored } = request.into_inner();
         self.check_cluster(&cluster_id)?;
+        if stored {
+            let permit = permit(&self.transfers)?;
+            return stored::get(&self.context, key, permit).map(Response::new);
+        }
         if lane.is_none() {
             let verified = permit_in_turn(&self.verified).await?;
             let held = (verified, permit(&self.transfers)?);
@@ -137,9 +141,12 @@ impl PeerService for PeerServiceHandler {
         &self,
         request: Request<pb::GetShardRequest>,
     ) -> Result<Response<pb::VerifyShardResponse>, Status> {
-        let pb::GetShardRequest { cluster_id, key, look_only, lane: _ } = request.into_inner();
+        let pb::GetShardRequest { cluster_id, key, look_only, lane: _, stored } = request.into_inner();
         self.check_cluster(&cluster_id)?;
         let _permit = permit(&self.transfers)?;
+        if stored {
+            return stored::verify(&self.context, key, look_only).await.map(Response::new);
+        }
         shards::verify(&self.context, key, look_only).await.map(Response::new)
     }
 

@@ -27,10 +27,10 @@ use crate::upkeep::{UpkeepEvent, damage};
 const SHARD_BYTES_MAX: u64 = 1 << 40;
 
 #[derive(Clone, Copy)]
-struct Wanted {
-    key: ShardKey,
-    root: Digest,
-    size_bytes: u64,
+pub(super) struct Wanted {
+    pub(super) key: ShardKey,
+    pub(super) root: Digest,
+    pub(super) size_bytes: u64,
 }
 
 impl TryFrom<Option<pb::ShardKey>> for Wanted {
@@ -217,7 +217,7 @@ pub(super) fn chunks<R: Read + Send + 'static>(reader: R, permit: OwnedSemaphore
     served(ReceiverStream::new(read_chunks(reader)), permit)
 }
 
-fn served(
+pub(super) fn served(
     chunks: impl futures::Stream<Item = io::Result<bytes::Bytes>> + Send + 'static,
     held: impl Send + 'static,
 ) -> Chunks {

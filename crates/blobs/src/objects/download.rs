@@ -109,6 +109,38 @@ impl ObjectTier {
         self.stream(source, move |queue| check(queue, root, size_bytes)).await
     }
 
+    /// Only looks whether a shard is in the store, in its size.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub async fn look(&self, key: &ShardKey, root: Digest, size_bytes: u64) -> Result<(), GetError> {
+        Source::whole(self, self.keys.data(key, root), size_bytes).await.map(drop)
+    }
+
+    /// A shard's ranges in order, for somebody who verifies the whole. Each that has extent hashes is verified before. They
+    /// stop where `sink` says false.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub async fn read_shard(
+        &self,
+        key: &ShardKey,
+        root: Digest,
+        size_bytes: u64,
+        mut sink: impl FnMut(Bytes) -> bool + Send + 'static,
+    ) -> Result<(), GetError> {
+        let source = Source::open(self, key, root, size_bytes).await?;
+        let pass_on = move |mut queue: mpsc::Receiver<Fetched>| {
+            while let Some((bytes, _held)) = queue.blocking_recv() {
+                if !sink(bytes) {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        self.stream(source, pass_on).await
+    }
+
     /// Brings a job's bundle to this node's disk, where it is kept only if it is what its digest says.
     ///
     /// # Errors

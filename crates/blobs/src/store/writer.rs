@@ -31,8 +31,7 @@ const BEGIN_BYTES: u64 = 16 << 20;
 pub enum WriteError {
     #[error("the disk is full: {wanted_bytes} bytes were wanted and {free_bytes} are free")]
     Full { wanted_bytes: u64, free_bytes: u64 },
-    /// The kernel may have dropped the unsynced pages, so the same file is never synced again. Write the shard anew, and
-    /// suspect the disk.
+    /// The kernel may have dropped the unsynced pages, so the same file is never synced again: write the shard anew.
     #[error("the disk did not confirm the bytes; it may be failing")]
     Sync {
         #[source]

@@ -1,6 +1,8 @@
 //! Checkpoints: list, show, pin.
 
-use outlast_control::state::{Checkpoint, ClusterState, Command, Holder, Job, ShardRecord};
+use outlast_control::state::{
+    Checkpoint, ClusterState, Command, Holder, Job, Node, NodeCondition, ShardRecord,
+};
 use outlast_proto::control::v1 as pb;
 use outlast_proto::peer::v1::ShardKey;
 use outlast_proto::status::Failure;
@@ -10,6 +12,9 @@ use outlast_types::CheckpointSeq;
 use super::{ControlHandler, find_job, operator, rejected, request_id};
 use crate::limits::WRITE_DEADLINE;
 use crate::propose::envelope;
+
+/// Nodes that are asked to read the object store, one after the other.
+const STORE_READERS_MAX: usize = 3;
 
 pub(super) fn find_checkpoint<'a>(
     state: &'a ClusterState,
@@ -45,6 +50,26 @@ pub(super) fn address_of(state: &ClusterState, holder: &Holder) -> Result<String
         Some(_) => Err("the node is lost".to_owned()),
         None => Err("the node is not known any more".to_owned()),
     }
+}
+
+/// Where the checkpoint's bytes in the object store can be asked for: at the addresses of some nodes that reach it. Empty
+/// for one that is not stored.
+pub(super) fn store_readers(
+    state: &ClusterState,
+    checkpoint: &Checkpoint,
+) -> Vec<(String, Result<String, String>)> {
+    if checkpoint.stored_at.is_none() {
+        return Vec::new();
+    }
+    let reads = |node: &&Node| node.condition == NodeCondition::Registered && node.features.object_store;
+    let readers = state.nodes.values().filter(reads).take(STORE_READERS_MAX);
+    let named = |node: &Node| (format!("the object store, through {}", node.id), Ok(node.address.clone()));
+    let mut readers: Vec<_> = readers.map(named).collect();
+    if readers.is_empty() {
+        let why = "no node that is here was started with --store".to_owned();
+        readers.push(("the object store".to_owned(), Err(why)));
+    }
+    readers
 }
 
 /// Refuses checkpoints without recorded bytes.

@@ -1,5 +1,7 @@
 //! One rank's bytes for an operator, passed on from whichever holder has them.
 //!
+//! Where no holder is left, a node that reaches the object store reads it from there.
+//!
 //! The holder verifies each extent before it sends it; here the whole is hashed once more, and the last piece is kept back
 //! until the root is the sealed one. So a stream that ends well is the shard, whatever happened on the way; the client
 //! hashes it again all the same.
@@ -15,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tonic::{Code, Status};
 
-use super::checkpoints::{address_of, check_has_bytes, find_checkpoint, shard_key};
+use super::checkpoints::{address_of, check_has_bytes, find_checkpoint, shard_key, store_readers};
 use super::{ControlHandler, exhausted};
 use crate::member::Member;
 
@@ -58,6 +60,8 @@ struct Relay {
     key: ShardKey,
     /// Node, and where to ask it or why it cannot be asked.
     holders: Vec<(String, Result<String, String>)>,
+    /// The same for its bytes in the object store, which are asked for last.
+    readers: Vec<(String, Result<String, String>)>,
     pieces: mpsc::Sender<Result<pb::ReadShardResponse, Status>>,
     /// Bytes that the reader has: the next holder's stream goes on behind them.
     sent: u64,
@@ -70,7 +74,7 @@ impl ControlHandler {
         let permit = self.shard_streams.clone().try_acquire_owned();
         let permit = permit.map_err(|_| exhausted("this coordinator passes on as many shards as it can"))?;
         member.confirm_read().await?;
-        let (name, key, holders) = member.state(|state| {
+        let (name, key, holders, readers) = member.state(|state| {
             let (job, checkpoint) = find_checkpoint(state, &job, &checkpoint)?;
             check_has_bytes(checkpoint)?;
             let name = format!("rank {rank} of {}", checkpoint.seq);
@@ -82,10 +86,11 @@ impl ControlHandler {
             let mut holders: Vec<_> = shard.holders.iter().map(holder).collect();
             holders.sort_by_key(|(address, _)| address.is_err());
             let holders = holders.into_iter().map(|(address, holder)| (holder.node.to_string(), address));
-            Ok::<_, Failure>((name, shard_key(checkpoint, shard), holders.collect()))
+            let readers = store_readers(state, checkpoint);
+            Ok::<_, Failure>((name, shard_key(checkpoint, shard), holders.collect(), readers))
         })?;
         let (pieces, stream) = mpsc::channel(PIECES_MAX);
-        let relay = Relay { member, name, key, holders, pieces, sent: 0 };
+        let relay = Relay { member, name, key, holders, readers, pieces, sent: 0 };
         tokio::spawn(async move {
             let _permit = permit;
             relay.run().await;
@@ -99,9 +104,11 @@ impl Relay {
     async fn run(mut self) {
         let mut said = Vec::new();
         let mut is_lost = true;
-        for (node, address) in std::mem::take(&mut self.holders) {
+        let holders = std::mem::take(&mut self.holders).into_iter().map(|holder| (holder, false));
+        let readers = std::mem::take(&mut self.readers).into_iter().map(|reader| (reader, true));
+        for ((node, address), stored) in holders.chain(readers) {
             let passed_on = match address {
-                Ok(address) => self.pass_on(&node, &address).await,
+                Ok(address) => self.pass_on(&node, &address, stored).await,
                 Err(why) => Err(Trouble::Away(why)),
             };
             match passed_on {
@@ -117,10 +124,10 @@ impl Relay {
         let _ = self.pieces.send(Err(failure.into())).await;
     }
 
-    async fn pass_on(&mut self, node: &str, address: &str) -> Result<(), Trouble> {
+    async fn pass_on(&mut self, node: &str, address: &str, stored: bool) -> Result<(), Trouble> {
         let cluster_id = self.member.cluster_id.to_string();
         let request =
-            GetShardRequest { cluster_id, key: Some(self.key.clone()), look_only: false, lane: None };
+            GetShardRequest { cluster_id, key: Some(self.key.clone()), stored, ..Default::default() };
         let agent = self.member.peers.agent(address);
         let mut agent = agent.map_err(|failure| Trouble::Away(failure.to_string()))?;
         let opened = timeout(OPEN_DEADLINE, agent.get_shard(request)).await;
