@@ -8,7 +8,7 @@ use outlast_failpoint::{ALL, Failpoint, VARIABLE};
 use outlast_local::{Builder, Daemon, LocalCluster};
 
 use super::harness::{Job, Outlast, exe, wait_for};
-use super::saver::{Saver, check_all, sealed_step, stop_file, wait_next_seal};
+use super::saver::{Saver, check_all, checkpoints, sealed_step, stop_file, wait_next_seal};
 
 const KILLED: i32 = 9;
 
@@ -65,7 +65,7 @@ fn failpoints_of_agent_and_leader_lose_nothing_that_was_sealed() {
             began.elapsed().as_secs_f64()
         );
     }
-    // A restore that takes its time: what it reads is not retired under it (nor, below, did any restore fail).
+    // A restore that takes its time finds what it was told to read (nor, below, did any restore fail).
     let agent = &mut outlast.cluster.agents[0];
     agent.kill();
     let slow = format!("{}=pause:3s", Failpoint::AgentRestoreBeforeRead.name());
@@ -75,6 +75,28 @@ fn failpoints_of_agent_and_leader_lose_nothing_that_was_sealed() {
     std::fs::write(stop_file(&folder, "steady"), "").expect("written");
     outlast.wait_success(&job);
     check_all(&outlast, &job, &spec);
+    outlast.assert_nothing_left();
+}
+
+/// A kernel may drop what it could not write and confirm the next sync of the same file: what is staged is written anew.
+#[test]
+fn failpoints_a_sync_that_fails_costs_nothing_that_was_staged() {
+    let mut outlast = Outlast::start(1, 1);
+    let folder = outlast.cluster.folder().to_owned();
+    let agent = &mut outlast.cluster.agents[0];
+    agent.kill();
+    let failing = format!("{}=error@2", Failpoint::AgentWriteBeforeFsync.name());
+    agent.start_with(&[(VARIABLE, &failing)]).expect("it starts");
+    let spec = Saver { way: "memory", durability: "local", steps: Some(4), ..Saver::new("steady", &folder) };
+    let job = outlast.submit(&spec.spec());
+    outlast.wait_success(&job);
+    let all = checkpoints(&outlast, &job);
+    let sealed = all.iter().filter(|one| one["state"] == "sealed" || one["state"] == "retired");
+    assert_eq!((sealed.count(), all.len()), (4, 4), "{all:?}");
+    check_all(&outlast, &job, &spec);
+    let log = outlast.cluster.agents[0].log_tail(usize::MAX);
+    assert!(log.contains("written again to a new file"), "{log}");
+    assert!(!log.contains("checkpoint not saved"), "{log}");
     outlast.assert_nothing_left();
 }
 

@@ -103,7 +103,7 @@ fn level(
     let thin: Vec<&SealedShard> =
         shards.iter().filter(|shard| pass.state.live_domains_of(&shard.holders) < 2).collect();
     if thin.is_empty() {
-        // `stored` counts as `replicated` until there is an object store.
+        // What is to be `stored` is so only after it is sealed.
         return Some((Durability::Replicated, false));
     }
     if !thin.iter().any(|shard| could_have_more(shard, peers)) {
