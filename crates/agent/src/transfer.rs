@@ -14,7 +14,7 @@ pub(crate) const CHUNK_BYTES: usize = 256 << 10;
 /// Taken in one message: chunks of others may be larger.
 pub(crate) const MESSAGE_BYTES_MAX: usize = (1 << 20) + (64 << 10);
 /// Chunks between disk and network: enough to keep both busy, 4 MiB a transfer.
-pub(crate) const CHUNKS_MAX: usize = 16;
+const CHUNKS_MAX: usize = 16;
 
 /// Why received bytes were not kept.
 #[derive(Debug, thiserror::Error)]
@@ -127,12 +127,12 @@ pub(crate) fn read_chunks<R: Read + Send + 'static>(mut source: R) -> mpsc::Rece
 
 /// A shard's bytes for so many receivers, which get one chunk each in turn. They verify what they get.
 pub(crate) fn deal_chunks(shard: ShardReader, receivers: u32) -> Vec<mpsc::Receiver<io::Result<Bytes>>> {
-    deal(shard.into_pieces().flat_map(chunks_of), receivers as usize)
+    deal(shard.into_pieces().flat_map(|piece| chunks_of(piece.map(Bytes::from))), receivers as usize)
 }
 
-fn chunks_of(piece: Result<Vec<u8>, ReadError>) -> Vec<io::Result<Bytes>> {
+pub(crate) fn chunks_of(piece: Result<Bytes, ReadError>) -> Vec<io::Result<Bytes>> {
     let mut piece = match piece {
-        Ok(piece) => Bytes::from(piece),
+        Ok(piece) => piece,
         Err(err) => return vec![Err(err.into())],
     };
     let mut chunks = Vec::new();

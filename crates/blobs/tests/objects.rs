@@ -179,7 +179,12 @@ async fn live(tier: &ObjectTier) {
             .expect("got");
         assert_eq!(&got, shard);
         other.store.verify(&shard.key, shard.root).expect("sound");
+        tier.look(&shard.key, shard.root, shard.size_bytes).await.expect("there");
+        let passed_on = passed_on(&tier, shard).await.expect("sound");
+        assert_eq!(blake3::hash(&passed_on).as_bytes(), &shard.root.0);
     }
+    let none = tier.look(&key(1, 77), shards[0].root, 0).await;
+    assert!(matches!(none, Err(GetError::Missing)), "{none:?}");
     let none = tier.verify_shard(&key(1, 77), shards[0].root, 0).await;
     assert!(matches!(none, Err(GetError::Missing)), "{none:?}");
 
@@ -189,6 +194,21 @@ async fn live(tier: &ObjectTier) {
     }
     let gone = tier.verify_shard(&shards[5].key, shards[5].root, shards[5].size_bytes).await;
     assert!(matches!(gone, Err(GetError::Missing)), "{gone:?}");
+}
+
+/// What a receiver gets that takes one range after the other.
+async fn passed_on(tier: &ObjectTier, shard: &ShardMeta) -> Result<Vec<u8>, GetError> {
+    let (sender, mut ranges) = tokio::sync::mpsc::channel(1);
+    let read = async move { tier.read_shard(&shard.key, shard.root, shard.size_bytes, &sender).await };
+    let take = async {
+        let mut bytes = Vec::new();
+        while let Some(range) = ranges.recv().await {
+            bytes.extend_from_slice(&range.expect("errors are told at the end"));
+        }
+        bytes
+    };
+    let (read, bytes) = tokio::join!(read, take);
+    read.map(|()| bytes)
 }
 
 #[tokio::test]
@@ -400,6 +420,8 @@ async fn every_flipped_bit_in_the_bucket_is_seen() {
             assert!(matches!(&got, Err(GetError::Corrupt { extent: found }) if *found == extent), "{got:?}");
             let verified = tier.verify_shard(&shard.key, shard.root, shard.size_bytes).await;
             assert!(matches!(verified, Err(GetError::Corrupt { .. })), "{verified:?}");
+            let passed_on = passed_on(&tier, shard).await;
+            assert!(matches!(passed_on, Err(GetError::Corrupt { .. })), "{passed_on:?}");
             assert_eq!(other.store.list(), [], "nothing unverified gets a name");
         }
         fs::write(path, &sound).expect("mended");

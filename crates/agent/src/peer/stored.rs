@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use futures::{StreamExt, stream};
 use outlast_blobs::ReadError;
 use outlast_blobs::objects::{GetError, ObjectTier};
 use outlast_proto::peer::v1 as pb;
@@ -16,7 +16,7 @@ use super::client::NO_STORE;
 use super::service::Chunks;
 use super::shards::{Wanted, served};
 use crate::context::Context;
-use crate::transfer::{CHUNK_BYTES, CHUNKS_MAX, chain};
+use crate::transfer::{chain, chunks_of};
 
 fn tier(context: &Context) -> Result<&ObjectTier, Failure> {
     context.store.as_ref().ok_or_else(|| Failure::Unavailable {
@@ -34,25 +34,16 @@ pub(super) fn get(
 ) -> Result<Chunks, Status> {
     let Wanted { key, root, size_bytes } = key.try_into()?;
     tier(context)?;
-    let (sender, chunks) = mpsc::channel(CHUNKS_MAX);
+    let (sender, ranges) = mpsc::channel(1);
     let context = Arc::clone(context);
     tokio::spawn(async move {
         let Ok(tier) = tier(&context) else { return };
-        let passed_on = sender.clone();
-        let pass_on = move |mut bytes: Bytes| {
-            while !bytes.is_empty() {
-                let chunk = bytes.split_to(bytes.len().min(CHUNK_BYTES));
-                if passed_on.blocking_send(Ok(chunk)).is_err() {
-                    return false;
-                }
-            }
-            true
-        };
-        if let Err(err) = tier.read_shard(&key, root, size_bytes, pass_on).await {
-            let _ = sender.send(Err(read_error(err).into())).await;
+        if let Err(err) = tier.read_shard(&key, root, size_bytes, &sender).await {
+            let _ = sender.send(Err(err)).await;
         }
     });
-    Ok(served(ReceiverStream::new(chunks), permit))
+    let chunks = |range: Result<_, _>| stream::iter(chunks_of(range.map_err(read_error)));
+    Ok(served(ReceiverStream::new(ranges).flat_map(chunks), permit))
 }
 
 pub(super) async fn verify(

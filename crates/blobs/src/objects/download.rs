@@ -117,8 +117,8 @@ impl ObjectTier {
         Source::whole(self, self.keys.data(key, root), size_bytes).await.map(drop)
     }
 
-    /// A shard's ranges in order, for somebody who verifies the whole. Each that has extent hashes is verified before. They
-    /// stop where `sink` says false.
+    /// A shard's ranges in order, for somebody who verifies the whole; those that have extent hashes are verified before.
+    /// One after the other: a slow receiver keeps no downloads of others from their memory.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -127,18 +127,16 @@ impl ObjectTier {
         key: &ShardKey,
         root: Digest,
         size_bytes: u64,
-        mut sink: impl FnMut(Bytes) -> bool + Send + 'static,
+        ranges: &mpsc::Sender<Result<Bytes, GetError>>,
     ) -> Result<(), GetError> {
         let source = Source::open(self, key, root, size_bytes).await?;
-        let pass_on = move |mut queue: mpsc::Receiver<Fetched>| {
-            while let Some((bytes, _held)) = queue.blocking_recv() {
-                if !sink(bytes) {
-                    break;
-                }
+        for range in 0..size_bytes.div_ceil(source.range_bytes) {
+            let (bytes, _held) = source.fetch(range).await?;
+            if ranges.send(Ok(bytes)).await.is_err() {
+                break;
             }
-            Ok(())
-        };
-        self.stream(source, pass_on).await
+        }
+        Ok(())
     }
 
     /// Brings a job's bundle to this node's disk, where it is kept only if it is what its digest says.
