@@ -180,7 +180,7 @@ async fn live(tier: &ObjectTier) {
         assert_eq!(&got, shard);
         other.store.verify(&shard.key, shard.root).expect("sound");
         tier.look(&shard.key, shard.root, shard.size_bytes).await.expect("there");
-        let passed_on = passed_on(&tier, shard).await.expect("sound");
+        let passed_on = passed_on(tier, shard).await.expect("sound");
         assert_eq!(blake3::hash(&passed_on).as_bytes(), &shard.root.0);
     }
     let none = tier.look(&key(1, 77), shards[0].root, 0).await;
