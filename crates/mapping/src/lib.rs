@@ -136,6 +136,9 @@ mod tests {
 
     use super::*;
 
+    /// As large as any machine's.
+    const PAGE: u64 = 1 << 16;
+
     fn file(length: u64) -> File {
         let file = tempfile::tempfile_in("/dev/shm").expect("a file in shared memory");
         file.set_len(length).expect("room");
@@ -144,8 +147,8 @@ mod tests {
 
     #[test]
     fn what_is_filled_is_in_the_file_and_nothing_beside_it() {
-        let file = file(3 * 4_096);
-        let mut mapping = Mapping::new(&file, 3 * 4_096).expect("mapped");
+        let file = file(3 * PAGE);
+        let mut mapping = Mapping::new(&file, 3 * PAGE).expect("mapped");
         mapping.ready(5_000..9_000).expect("memory");
         let windows = mapping.windows([10..13, 13..13, 8_000..8_200]).expect("inside");
         let bytes: [&[u8]; 3] = [b"abc", b"", &[7; 200]];
@@ -154,10 +157,10 @@ mod tests {
                 scope.spawn(move || window.fill(bytes));
             }
         });
-        let mut expected = vec![0; 3 * 4_096];
+        let mut expected = vec![0; 3 * PAGE as usize];
         expected[10..13].copy_from_slice(b"abc");
         expected[8_000..8_200].fill(7);
-        let mut found = vec![1; 3 * 4_096];
+        let mut found = vec![1; 3 * PAGE as usize];
         file.read_exact_at(&mut found, 0).expect("read");
         assert!(found == expected);
     }
@@ -177,10 +180,10 @@ mod tests {
 
     #[test]
     fn a_file_that_is_too_short_is_an_error_before_anything_is_copied() {
-        let file = file(2 * 4_096);
-        let mapping = Mapping::new(&file, 2 * 4_096).expect("mapped");
-        file.set_len(4_096).expect("cut");
-        assert!(mapping.ready(0..4_096).is_ok());
-        assert!(mapping.ready(0..2 * 4_096).is_err());
+        let file = file(2 * PAGE);
+        let mapping = Mapping::new(&file, 2 * PAGE).expect("mapped");
+        file.set_len(PAGE).expect("cut");
+        assert!(mapping.ready(0..PAGE).is_ok());
+        assert!(mapping.ready(0..2 * PAGE).is_err());
     }
 }

@@ -55,8 +55,9 @@ impl Worker {
             let mut client = client.clone();
             async move { client.open_slots(OpenSlotsRequest { size_bytes }).await }
         };
-        let slots = self.wait(persist(SAVE_MAX, call))?.slots;
+        let opened = self.wait(persist(SAVE_MAX, call));
         let mut mapped = self.staging();
+        let slots = opened.inspect_err(|_| mapped.clear())?.slots;
         for slot in &slots {
             // A save writes what cannot be mapped, and says what is wrong with it.
             if let Ok(file) = open(slot) {
@@ -117,7 +118,9 @@ impl Worker {
             let mut client = client.clone();
             async move { client.begin_save(request).await }
         };
-        let begun = self.wait(persist(SAVE_MAX, call))?;
+        let begun = self.wait(persist(SAVE_MAX, call));
+        // A slot's file that is gone is memory as long as it is mapped here; for the next one it may be what is missing.
+        let begun = begun.inspect_err(|_| mapped.clear())?;
         if begun.skipped {
             return Err(SaveError::Skipped { step });
         }

@@ -123,6 +123,21 @@ fn a_slot_that_is_another_file_or_has_grown_is_mapped_anew() {
     save(5_000);
 }
 
+/// Mapped memory of a file that is gone is not free.
+#[test]
+fn where_there_is_no_slot_nothing_stays_mapped() {
+    let (agent, worker) = connected();
+    worker.save_parts(1, &[("w", b"1")]).expect("staged");
+    let path = agent.script.slot_path().display().to_string();
+    let is_mapped = || std::fs::read_to_string("/proc/self/maps").expect("readable").contains(&path);
+    assert!(is_mapped());
+    let full = Failure::Exhausted { reason: "no memory".into(), hint: String::new(), retry_after_ms: 0 };
+    agent.script.begins.lock().expect("no panic").push_back(Err(full.into()));
+    worker.save_parts(2, &[("w", b"1")]).expect_err("refused");
+    assert!(!is_mapped());
+    worker.save_parts(3, &[("w", b"1")]).expect("staged");
+}
+
 #[test]
 fn parts_that_are_skipped_or_cannot_be_staged_say_so() {
     let (agent, worker) = connected();
