@@ -26,8 +26,8 @@ const TRANSFERS_MAX: usize = 16;
 /// Of these, shards that are verified before they are sent, because the caller passes them on. Each holds an extent of
 /// 16 MiB beside its queue; so all transfers together stay within the 256 MiB that an agent may take.
 const VERIFIED_MAX: usize = 4;
-/// One more waits for so long: less than the caller does for the first answer.
-const VERIFIED_WAIT: Duration = Duration::from_secs(8);
+/// One more waits for so long: half of what the caller does for the first answer.
+const VERIFIED_WAIT: Duration = Duration::from_secs(5);
 /// Followed logs at a time: each costs a look at the disk every 100 ms.
 const LOG_READERS_MAX: usize = 64;
 
@@ -73,8 +73,8 @@ pub(super) fn permit(of: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Failur
     Arc::clone(of).try_acquire_owned().map_err(|_| full())
 }
 
-async fn permit_in_turn(of: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Failure> {
-    match timeout(VERIFIED_WAIT, Arc::clone(of).acquire_owned()).await {
+async fn permit_in_turn(of: &Arc<Semaphore>, count: u32) -> Result<OwnedSemaphorePermit, Failure> {
+    match timeout(VERIFIED_WAIT, Arc::clone(of).acquire_many_owned(count)).await {
         Ok(Ok(permit)) => Ok(permit),
         Ok(Err(_)) | Err(_) => Err(full()),
     }
@@ -118,14 +118,10 @@ impl PeerService for PeerServiceHandler {
     type GetShardStream = Chunks;
 
     async fn get_shard(&self, request: Request<pb::GetShardRequest>) -> Result<Response<Chunks>, Status> {
-        let pb::GetShardRequest { cluster_id, key, look_only: _, lane, stored } = request.into_inner();
+        let pb::GetShardRequest { cluster_id, key, look_only: _, lane } = request.into_inner();
         self.check_cluster(&cluster_id)?;
-        if stored {
-            let permit = permit(&self.transfers)?;
-            return stored::get(&self.context, key, permit).map(Response::new);
-        }
         if lane.is_none() {
-            let verified = permit_in_turn(&self.verified).await?;
+            let verified = permit_in_turn(&self.verified, 1).await?;
             let held = (verified, permit(&self.transfers)?);
             return shards::get_verified(&self.context, key, held).await.map(Response::new);
         }
@@ -141,13 +137,34 @@ impl PeerService for PeerServiceHandler {
         &self,
         request: Request<pb::GetShardRequest>,
     ) -> Result<Response<pb::VerifyShardResponse>, Status> {
-        let pb::GetShardRequest { cluster_id, key, look_only, lane: _, stored } = request.into_inner();
+        let pb::GetShardRequest { cluster_id, key, look_only, lane: _ } = request.into_inner();
         self.check_cluster(&cluster_id)?;
         let _permit = permit(&self.transfers)?;
-        if stored {
-            return stored::verify(&self.context, key, look_only).await.map(Response::new);
-        }
         shards::verify(&self.context, key, look_only).await.map(Response::new)
+    }
+
+    type GetStoredShardStream = Chunks;
+
+    async fn get_stored_shard(
+        &self,
+        request: Request<pb::GetShardRequest>,
+    ) -> Result<Response<Chunks>, Status> {
+        let pb::GetShardRequest { cluster_id, key, look_only: _, lane: _ } = request.into_inner();
+        self.check_cluster(&cluster_id)?;
+        // Two ranges in memory: one on its way to the caller, one from the store.
+        let verified = permit_in_turn(&self.verified, 2).await?;
+        let held = (verified, permit(&self.transfers)?);
+        stored::get(&self.context, key, held).map(Response::new)
+    }
+
+    async fn verify_stored_shard(
+        &self,
+        request: Request<pb::GetShardRequest>,
+    ) -> Result<Response<pb::VerifyShardResponse>, Status> {
+        let pb::GetShardRequest { cluster_id, key, look_only, lane: _ } = request.into_inner();
+        self.check_cluster(&cluster_id)?;
+        let _permit = permit(&self.transfers)?;
+        stored::verify(&self.context, key, look_only).await.map(Response::new)
     }
 
     async fn put_bundle(

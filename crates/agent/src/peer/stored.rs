@@ -8,7 +8,7 @@ use outlast_blobs::ReadError;
 use outlast_blobs::objects::{GetError, ObjectTier};
 use outlast_proto::peer::v1 as pb;
 use outlast_proto::status::Failure;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
@@ -30,7 +30,7 @@ fn tier(context: &Context) -> Result<&ObjectTier, Failure> {
 pub(super) fn get(
     context: &Arc<Context>,
     key: Option<pb::ShardKey>,
-    permit: OwnedSemaphorePermit,
+    held: impl Send + 'static,
 ) -> Result<Chunks, Status> {
     let Wanted { key, root, size_bytes } = key.try_into()?;
     tier(context)?;
@@ -43,7 +43,7 @@ pub(super) fn get(
         }
     });
     let chunks = |range: Result<_, _>| stream::iter(chunks_of(range.map_err(read_error)));
-    Ok(served(ReceiverStream::new(ranges).flat_map(chunks), permit))
+    Ok(served(ReceiverStream::new(ranges).flat_map(chunks), held))
 }
 
 pub(super) async fn verify(

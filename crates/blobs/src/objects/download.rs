@@ -118,7 +118,8 @@ impl ObjectTier {
     }
 
     /// A shard's ranges in order, for somebody who verifies the whole; those that have extent hashes are verified before.
-    /// One after the other: a slow receiver keeps no downloads of others from their memory.
+    /// One is fetched when the one before it was taken, so a slow receiver keeps no downloads of others from their memory.
+    /// Ends with the receiver.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -131,10 +132,14 @@ impl ObjectTier {
     ) -> Result<(), GetError> {
         let source = Source::open(self, key, root, size_bytes).await?;
         for range in 0..size_bytes.div_ceil(source.range_bytes) {
-            let (bytes, _held) = source.fetch(range).await?;
-            if ranges.send(Ok(bytes)).await.is_err() {
-                break;
-            }
+            let Ok(room) = ranges.reserve().await else { break };
+            let fetched = tokio::select! {
+                fetched = source.fetch(range) => fetched,
+                () = ranges.closed() => break,
+            };
+            let (bytes, held) = fetched?;
+            drop(held);
+            room.send(Ok(bytes));
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use outlast_proto::control::v1 as pb;
 use outlast_proto::peer::v1::{GetShardRequest, ShardKey};
 use outlast_proto::status::Failure;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::{Code, Status};
 
 use super::checkpoints::{address_of, check_has_bytes, find_checkpoint, shard_key, store_readers};
@@ -27,6 +27,11 @@ const PIECES_MAX: usize = 4;
 const OPEN_DEADLINE: Duration = Duration::from_secs(10);
 /// Between two pieces of a holder: one extent is read and hashed meanwhile.
 const PIECE_DEADLINE: Duration = Duration::from_secs(20);
+/// The same from the object store, with some tries. Less than the client waits.
+const STORED_PIECE_DEADLINE: Duration = Duration::from_secs(50);
+/// As long a holder is asked again that serves as many as it can. Less than the client waits, too.
+const TURN_WITHIN: Duration = Duration::from_secs(45);
+const TURN_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// A reader that takes nothing for this long has gone, and others wait for its place.
 const READER_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -38,6 +43,8 @@ enum Trouble {
     Bad(String),
     /// It cannot be read there now.
     Away(String),
+    /// Others have their turn there.
+    Busy(String),
     /// Nobody listens any more.
     Gone,
 }
@@ -48,6 +55,7 @@ impl From<Status> for Trouble {
         let reason = status.message().to_owned();
         match status.code() {
             Code::DataLoss | Code::NotFound => Trouble::Bad(reason),
+            Code::ResourceExhausted => Trouble::Busy(reason),
             _ => Trouble::Away(reason),
         }
     }
@@ -108,13 +116,13 @@ impl Relay {
         let readers = std::mem::take(&mut self.readers).into_iter().map(|reader| (reader, true));
         for ((node, address), stored) in holders.chain(readers) {
             let passed_on = match address {
-                Ok(address) => self.pass_on(&node, &address, stored).await,
+                Ok(address) => self.pass_on_in_turn(&node, &address, stored).await,
                 Err(why) => Err(Trouble::Away(why)),
             };
             match passed_on {
                 Ok(()) | Err(Trouble::Gone) => return,
                 Err(Trouble::Bad(why)) => said.push(format!("{node}: {why}")),
-                Err(Trouble::Away(why)) => {
+                Err(Trouble::Away(why) | Trouble::Busy(why)) => {
                     is_lost = false;
                     said.push(format!("{node}: {why}"));
                 }
@@ -124,13 +132,31 @@ impl Relay {
         let _ = self.pieces.send(Err(failure.into())).await;
     }
 
+    async fn pass_on_in_turn(&mut self, node: &str, address: &str, stored: bool) -> Result<(), Trouble> {
+        let until = Instant::now() + TURN_WITHIN;
+        loop {
+            match self.pass_on(node, address, stored).await {
+                Err(Trouble::Busy(_)) if Instant::now() < until && !self.pieces.is_closed() => {
+                    tokio::time::sleep(TURN_AGAIN_AFTER).await;
+                }
+                passed_on => return passed_on,
+            }
+        }
+    }
+
     async fn pass_on(&mut self, node: &str, address: &str, stored: bool) -> Result<(), Trouble> {
         let cluster_id = self.member.cluster_id.to_string();
-        let request =
-            GetShardRequest { cluster_id, key: Some(self.key.clone()), stored, ..Default::default() };
+        let request = GetShardRequest { cluster_id, key: Some(self.key.clone()), ..Default::default() };
         let agent = self.member.peers.agent(address);
         let mut agent = agent.map_err(|failure| Trouble::Away(failure.to_string()))?;
-        let opened = timeout(OPEN_DEADLINE, agent.get_shard(request)).await;
+        let opened = async {
+            match stored {
+                true => agent.get_stored_shard(request).await,
+                false => agent.get_shard(request).await,
+            }
+        };
+        let opened = timeout(OPEN_DEADLINE, opened).await;
+        let piece_within = if stored { STORED_PIECE_DEADLINE } else { PIECE_DEADLINE };
         let mut chunks = opened.map_err(|_| Trouble::Away("no answer in time".to_owned()))??.into_inner();
         let mut head = pb::ReadShardResponse {
             data: Vec::new(),
@@ -142,7 +168,7 @@ impl Relay {
         let mut at = 0;
         let mut kept_back = Bytes::new();
         loop {
-            let chunk = timeout(PIECE_DEADLINE, chunks.message()).await;
+            let chunk = timeout(piece_within, chunks.message()).await;
             let chunk = chunk.map_err(|_| Trouble::Away("it stopped in the middle".to_owned()))?;
             let Some(chunk) = chunk? else { break };
             hasher.update(&chunk.data);

@@ -134,8 +134,9 @@ async fn verify_copy(member: &Member, copy: Copy, deep: bool) -> pb::VerifyResul
 async fn ask(member: &Member, address: &str, key: ShardKey, deep: bool, stored: bool) -> (String, String) {
     let within = VERIFY_GRACE + Duration::from_secs(key.size_bytes / VERIFY_RATE_MIN);
     let cluster_id = member.cluster_id.to_string();
-    let request = GetShardRequest { cluster_id, key: Some(key), look_only: !deep, stored, lane: None };
+    let request = GetShardRequest { cluster_id, key: Some(key), look_only: !deep, lane: None };
     let answer = match member.peers.agent(address) {
+        Ok(mut agent) if stored => call(within, agent.verify_stored_shard(request)).await,
         Ok(mut agent) => call(within, agent.verify_shard(request)).await,
         Err(failure) => Err(failure),
     };
