@@ -101,7 +101,8 @@ fn checkpoint_folders_of_whole_nodes_deleted_under_a_running_job_are_repaired_wi
         let runs_on = outlast.wait_job(&job, "it runs", Job::is_running).node_of(0);
         let holders = live_holders(&newest);
         let node = holders.iter().find(|node| (**node == runs_on) == is_workers).expect("one of two");
-        fs::remove_dir_all(folder.join(node)).expect("deleted");
+        // What is written meanwhile is in the way of the deletion.
+        wait_for("the folder to be deleted", || fs::remove_dir_all(folder.join(node)).ok());
         sealed = wait_next_seal(&outlast, &job, sealed_step(&outlast, &job).max(sealed));
         wait_for("the newest one to have two copies that are there", || {
             let newest = wait_checkpoint(&outlast, &job, "two copies", is_replicated);
