@@ -67,6 +67,20 @@ fn shard(outlast: &Outlast, node: &str, checkpoint: &Value) -> Option<PathBuf> {
     files(&folder).into_iter().find(|path| path.file_name().is_some_and(|file| *file == *name))
 }
 
+/// Every machine ends and its disk is gone. One whose disk was replaced waits one lease under its old name.
+fn lose_all_disks(outlast: &mut Outlast) {
+    let folder = outlast.cluster.folder().to_owned();
+    for agent in &mut outlast.cluster.agents {
+        agent.kill_tree();
+        fs::remove_dir_all(folder.join(&agent.name)).expect("the disk is lost");
+    }
+    for agent in &outlast.cluster.agents {
+        wait_for("the node to be lost", || {
+            (outlast.json(&["node", "show", &agent.name])["condition"] == "lost").then_some(())
+        });
+    }
+}
+
 #[test]
 fn checkpoint_shards_deleted_under_a_running_agent_are_replaced_without_a_hand() {
     let outlast = Outlast::start(1, 3);
@@ -134,18 +148,7 @@ fn checkpoint_in_the_object_store_survives_every_disk_and_goes_when_it_is_retire
         let commits = all.iter().filter(|path| path.ends_with("COMMIT")).count();
         (commits == 1).then_some(())
     });
-    for i in 0..outlast.cluster.agents.len() {
-        let agent = &mut outlast.cluster.agents[i];
-        agent.kill_tree();
-        let folder = outlast.cluster.folder().join(outlast.cluster.agents[i].name.clone());
-        fs::remove_dir_all(folder).expect("the disk is lost");
-    }
-    // A machine whose disk was replaced waits one lease under its old name.
-    for node in ["n1", "n2"] {
-        wait_for("the node to be lost", || {
-            (outlast.json(&["node", "show", node])["condition"] == "lost").then_some(())
-        });
-    }
+    lose_all_disks(&mut outlast);
     for agent in &mut outlast.cluster.agents {
         agent.start().expect("starts with an empty disk");
     }
@@ -174,17 +177,7 @@ fn checkpoint_that_only_the_object_store_has_is_verified_and_exported_from_there
     for node in ["n1", "n2"] {
         outlast.ok(&["node", "drain", node, "--yes"]);
     }
-    for i in 0..outlast.cluster.agents.len() {
-        let agent = &mut outlast.cluster.agents[i];
-        agent.kill_tree();
-        let folder = outlast.cluster.folder().join(outlast.cluster.agents[i].name.clone());
-        fs::remove_dir_all(folder).expect("the disk is lost");
-    }
-    for node in ["n1", "n2"] {
-        wait_for("the node to be lost", || {
-            (outlast.json(&["node", "show", node])["condition"] == "lost").then_some(())
-        });
-    }
+    lose_all_disks(&mut outlast);
     let to = outlast.cluster.folder().join("exported");
     let to_text = to.display().to_string();
     let export = ["checkpoint", "export", &job, id, "--to", &to_text];

@@ -29,7 +29,7 @@ const OPEN_DEADLINE: Duration = Duration::from_secs(10);
 const PIECE_DEADLINE: Duration = Duration::from_secs(20);
 /// The same from the object store, with some tries. Less than the client waits.
 const STORED_PIECE_DEADLINE: Duration = Duration::from_secs(50);
-/// As long a holder is asked again that serves as many as it can. Less than the client waits, too.
+/// So long holders are asked again that serve as many as they can. Less than the client waits, too.
 const TURN_WITHIN: Duration = Duration::from_secs(45);
 const TURN_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// A reader that takes nothing for this long has gone, and others wait for its place.
@@ -108,40 +108,42 @@ impl ControlHandler {
 }
 
 impl Relay {
-    /// Asks one holder after the other, until one of them has sent everything.
+    /// Asks one holder after the other, until one of them has sent everything; those that are busy again, when all the
+    /// others were asked.
     async fn run(mut self) {
+        let until = Instant::now() + TURN_WITHIN;
         let mut said = Vec::new();
         let mut is_lost = true;
         let holders = std::mem::take(&mut self.holders).into_iter().map(|holder| (holder, false));
         let readers = std::mem::take(&mut self.readers).into_iter().map(|reader| (reader, true));
-        for ((node, address), stored) in holders.chain(readers) {
-            let passed_on = match address {
-                Ok(address) => self.pass_on_in_turn(&node, &address, stored).await,
-                Err(why) => Err(Trouble::Away(why)),
-            };
-            match passed_on {
-                Ok(()) | Err(Trouble::Gone) => return,
-                Err(Trouble::Bad(why)) => said.push(format!("{node}: {why}")),
-                Err(Trouble::Away(why) | Trouble::Busy(why)) => {
-                    is_lost = false;
-                    said.push(format!("{node}: {why}"));
+        let mut sources: Vec<_> = holders.chain(readers).collect();
+        while !sources.is_empty() {
+            let mut busy = Vec::new();
+            for ((node, address), stored) in sources {
+                let passed_on = match &address {
+                    Ok(address) => self.pass_on(&node, address, stored).await,
+                    Err(why) => Err(Trouble::Away(why.clone())),
+                };
+                match passed_on {
+                    Ok(()) | Err(Trouble::Gone) => return,
+                    Err(Trouble::Busy(_)) if Instant::now() < until => busy.push(((node, address), stored)),
+                    Err(Trouble::Bad(why)) => said.push(format!("{node}: {why}")),
+                    Err(Trouble::Away(why) | Trouble::Busy(why)) => {
+                        is_lost = false;
+                        said.push(format!("{node}: {why}"));
+                    }
+                }
+            }
+            sources = busy;
+            if !sources.is_empty() {
+                tokio::select! {
+                    () = tokio::time::sleep(TURN_AGAIN_AFTER) => {}
+                    () = self.pieces.closed() => return,
                 }
             }
         }
         let failure = verdict(&self.name, &said, is_lost);
         let _ = self.pieces.send(Err(failure.into())).await;
-    }
-
-    async fn pass_on_in_turn(&mut self, node: &str, address: &str, stored: bool) -> Result<(), Trouble> {
-        let until = Instant::now() + TURN_WITHIN;
-        loop {
-            match self.pass_on(node, address, stored).await {
-                Err(Trouble::Busy(_)) if Instant::now() < until && !self.pieces.is_closed() => {
-                    tokio::time::sleep(TURN_AGAIN_AFTER).await;
-                }
-                passed_on => return passed_on,
-            }
-        }
     }
 
     async fn pass_on(&mut self, node: &str, address: &str, stored: bool) -> Result<(), Trouble> {
